@@ -1,0 +1,70 @@
+"""A run that was interrupted ends bit-equal to one that was not, with one curve in TensorBoard."""
+
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vitpos.study import plan
+from vitpos.study.run import execute, prepare
+
+TIMED = {"images_per_second"}
+
+
+@pytest.fixture
+def run(study_file):
+    changes = {"trainer.max_epochs": 3, "trainer.limit_train_batches": 4, "model.drop_path_rate": 0.2}
+    return plan.load(study_file(overrides={**changes, "model.warmup_epochs": 1, "data.flip": True})).runs[1]
+
+
+def weights(folder):
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    return {**checkpoint["state_dict"], **checkpoint["optimizer_states"][0]["state"][0]}
+
+
+def untimed(rows):
+    return [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
+
+
+def test_interrupted_run_ends_bit_equal(tmp_path, run):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert execute(run, whole) is None
+
+    cli = prepare(run, broken)
+
+    def crash(batch, index):
+        if cli.trainer.current_epoch == 2 and index == 2:
+            raise ConnectionError("power cut")
+        return step(batch, index)
+
+    step, cli.model.training_step = cli.model.training_step, crash
+    with pytest.raises(ConnectionError):
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    for logger in cli.trainer.loggers:
+        logger.save()
+    torch.rand(17)
+    assert execute(run, broken) is None
+
+    one, two = weights(whole), weights(broken)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(two[key])) for key in one)
+    rows = [json.loads((folder / "result.json").read_text()) for folder in (whole, broken)]
+    assert rows[0]["metrics"] == rows[1]["metrics"]
+    assert rows[0]["position"] == rows[1]["position"]
+    assert untimed(rows[0]["history"]) == untimed(rows[1]["history"])
+    lines = (broken / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+    events = EventAccumulator(str(broken / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [event.step for event in events.Scalars("val/accuracy")] == [1, 2, 3]
+    assert events.Tags()["images"] == ["position/similarity"]
+
+
+def test_a_damaged_checkpoint_starts_over(tmp_path, run, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "last.ckpt").write_bytes(b"half a file")
+    assert execute(run, folder) is None
+    assert "last.ckpt is damaged" in capsys.readouterr().out

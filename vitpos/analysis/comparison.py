@@ -1,0 +1,45 @@
+"""What a study states before it runs: the question, the reference, and what counts as a difference."""
+
+from dataclasses import dataclass
+
+from vitpos.errors import VitposError
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison of position schemes with a reference, stated beforehand.
+
+    Attributes:
+        name: Name of the study, also of its file ``configs/studies/<name>.yaml``.
+        question: What the study answers, in words.
+        reference: Position text that the others are compared with, such as ``"learned"``.
+        metric: Key of a row's ``metrics``; an accuracy (a fraction), since the margin is in percentage points.
+        margin: Percentage points within which two schemes count as equal.
+        alpha: Family-wise error rate, separately for differences and for equivalence.
+
+    Raises:
+        VitposError: If a value is out of its range.
+    """
+
+    name: str
+    question: str
+    reference: str
+    metric: str = "test/accuracy"
+    margin: float = 1.0
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        for field in ("name", "reference"):
+            if not getattr(self, field).strip():
+                raise VitposError(
+                    f"comparison.{field} is empty; it must name a {'study' if field == 'name' else 'scheme'}"
+                )
+        if not self.metric.endswith("accuracy"):
+            raise VitposError(
+                f"comparison.metric is {self.metric!r}, but a margin in percentage points needs an accuracy, "
+                "such as 'test/accuracy'"
+            )
+        if not 0 <= self.margin <= 100:  # written so that NaN fails too
+            raise VitposError(f"comparison.margin is {self.margin}; it must be from 0 to 100 percentage points")
+        if not 0 < self.alpha < 1:
+            raise VitposError(f"comparison.alpha is {self.alpha}; it must be above 0 and below 1, such as 0.05")

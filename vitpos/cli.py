@@ -1,0 +1,173 @@
+"""The command ``vitpos``. Heavy imports wait inside the commands, so that help comes at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitpos.errors import VitposError, unknown
+
+if TYPE_CHECKING:
+    from vitpos.study.plan import Study
+    from vitpos.study.results import Results
+
+TRAINER = {
+    "fit": "train one ViT with one position scheme",
+    "validate": "evaluate a checkpoint on the validation images",
+    "test": "evaluate a checkpoint on the test images",
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        args: The words after ``vitpos``; left out, those of the process.
+
+    Returns:
+        0 where all went well, 1 where runs of a study failed, 2 for a user's mistake, 130 for an interrupt.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    try:
+        if words and words[0] in TRAINER:
+            from vitpos.train.cli import VitposCLI
+
+            VitposCLI(words, run=True)
+            return 0
+        options = parser().parse_args(words)
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except VitposError as error:
+        print(f"vitpos: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vitpos: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Says a user's mistake in one line."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Raises the error instead of printing the usage.
+
+        Raises:
+            VitposError: Always.
+        """
+        raise VitposError(f"{message} (see {self.prog} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Builds the parser of everything but the trainer's own commands."""
+    top = Parser(prog="vitpos", description="Position embeddings for vision transformers, compared.")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, text in TRAINER.items():
+        commands.add_parser(name, help=text, add_help=False)
+    study = commands.add_parser("study", help="run a comparison and report its verdict", description=study_help())
+    actions = study.add_subparsers(title="actions", required=True, metavar="ACTION")
+    for action, text in {
+        "run": "do the runs that are missing, then report",
+        "status": "say which runs are done, failed or missing",
+        "report": "write report.md and the figures from the results there are",
+    }.items():
+        sub = actions.add_parser(action, help=text, description=text)
+        sub.add_argument("file", type=Path, help="study file, such as configs/studies/quickstart.yaml")
+        sub.add_argument("--results", type=Path, default=Path("results"), help="folder of results (%(default)s)")
+        sub.add_argument("--leave-old", action="store_true", help="leave out results of an earlier study file")
+        if action == "run":
+            sub.add_argument("--workers", type=positive, help="runs at a time (one per processor, or one on a GPU)")
+        sub.set_defaults(command=study_command, action=action)
+    return top
+
+
+def study_help() -> str:
+    """Describes a study in two sentences."""
+    return (
+        "A study file states a comparison before it runs: schemes, seeds, reference, margin. Finished runs are "
+        "skipped, interrupted ones go on from their last epoch."
+    )
+
+
+def positive(text: str) -> int:
+    """Reads a whole number above 0."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"should be a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def study_command(options: argparse.Namespace) -> int:
+    """Carries out ``vitpos study run|status|report``."""
+    from vitpos.study import plan
+    from vitpos.study.results import Results
+
+    if not options.file.exists():
+        beside = [str(path) for path in options.file.parent.glob("*.yaml")]
+        raise unknown("study file", str(options.file), beside)
+    study = plan.load(options.file)
+    results = Results(options.results / study.comparison.name)
+    if not options.leave_old:
+        results.refuse_strays(study)
+    if options.action == "status":
+        return study_status(study, results)
+    failed = study_run(study, results, options.workers) if options.action == "run" else 0
+    study_report(study, results)
+    return 1 if failed else 0
+
+
+def study_run(study: Study, results: Results, workers: int | None) -> int:
+    """Does the runs that have no whole result yet, and returns how many failed."""
+    missing = [run for run in study.runs if results.row(run) is None]
+    print(
+        f"{study.comparison.name}: {len(study.runs)} runs, {len(study.runs) - len(missing)} done before and skipped, "
+        f"{len(missing)} to do",
+        flush=True,
+    )
+    if not missing:
+        return 0
+    from vitpos.study.engine import default_workers, run_all
+    from vitpos.study.run import prepare
+
+    results.prepare(study)
+    for run in missing:
+        if (results.of(run) / "result.json").exists():
+            print(f"{run.label}: result.json is damaged or of another version; it is made again", flush=True)
+    variants = {str(run.axes): run for run in reversed(missing)}  # a mistake should show before hours of training
+    for run in variants.values():
+        prepare(run, results.of(run))
+    count = min(workers or default_workers(), len(missing))
+    print(f"{count} at a time; results go to {results.folder}", flush=True)
+    return run_all(missing, results, workers=count)
+
+
+def study_status(study: Study, results: Results) -> int:
+    """Prints a line per run and a count; 0 when all are done."""
+    counts: Counter[str] = Counter()
+    for run in study.runs:
+        row, failure = results.row(run), results.failure(run)
+        if row:
+            state, detail = "done", f"{study.comparison.metric} {row['metrics'][study.comparison.metric]:.4f}"
+        elif failure:
+            state, detail = "failed", failure["error"]
+        else:
+            state = "started" if (results.of(run) / "last.ckpt").exists() else "missing"
+            detail = ""
+        counts[state] += 1
+        print(f"{state:8}{run.label}  {detail}".rstrip())
+    print(", ".join(f"{count} {state}" for state, count in counts.items()))
+    return 0
+
+
+def study_report(study: Study, results: Results) -> None:
+    """Writes the report and prints the verdict."""
+    from vitpos.analysis import report, tensorboard
+
+    rows, failures = results.collect(study)
+    print()
+    print(report.write(study.comparison, rows, failures, results.folder))
+    tensorboard.write_curves(rows, results.folder)
+    print(f"\nreport       {results.folder / 'report.md'}")
+    print(f"curves       tensorboard --logdir {results.folder}")

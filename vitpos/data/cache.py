@@ -1,0 +1,74 @@
+"""On-disk cache of decoded data sets: one file a source, valid as long as the source's files stay as they were."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vitpos.data.images import Images, Split
+
+_FORMAT = 1  # raise it when the contents of a cache file, the canonical order or the split change
+_PARTS = ("train", "val", "test")
+_log = logging.getLogger(__name__)
+
+
+def folder() -> Path:
+    """The folder of the cache: ``$VITPOS_CACHE``, else ``$XDG_CACHE_HOME/vitpos``, else ``~/.cache/vitpos``."""
+    if own := os.environ.get("VITPOS_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "vitpos"  # noqa: PTH111 (never raises)
+
+
+def stamp(files: Iterable[Path]) -> str:
+    """Hashes path, size and time of change of files, which changes whenever one of them does."""
+    total = hashlib.blake2b(str(_FORMAT).encode(), digest_size=16)
+    for file in files:
+        state = file.stat()
+        total.update(f"{file.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
+    return total.hexdigest()
+
+
+def path_for(kind: str, files: Iterable[Path]) -> Path:
+    """The cache file of a source; it depends on the paths alone, so that a changed source replaces its old file."""
+    paths = "\0".join(str(file.resolve()) for file in files)
+    return folder() / f"{kind}-{hashlib.blake2b(paths.encode(), digest_size=8).hexdigest()}.npz"
+
+
+def read(path: Path, stamp: str) -> Images | None:
+    """Reads a cache file; None where there is none, or it is of another stamp, or it is damaged (logged)."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if str(arrays["stamp"]) != stamp:
+                return None
+            parts = [[torch.from_numpy(arrays[f"{part}_{what}"]) for what in ("images", "labels")] for part in _PARTS]
+            train, val, test = (Split(*part) for part in parts)
+            name, fingerprint = str(arrays["name"]), str(arrays["fingerprint"])
+            return Images(name, tuple(map(str, arrays["classes"])), fingerprint, train, val, test)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # whatever damage does to a zip file of arrays, the source is still there
+        _log.warning("ignoring the damaged cache %s (%s)", path, error)
+        return None
+
+
+def write(path: Path, stamp: str, images: Images) -> None:
+    """Writes a cache file in one step, so that other processes see it whole or not at all; logs where it cannot."""
+    arrays = {"stamp": stamp, "name": images.name, "fingerprint": images.fingerprint, "classes": list(images.classes)}
+    splits = {"train": images.train, "val": images.val, "test": images.test}
+    tensors = {f"{p}_{what}": getattr(split, what) for p, split in splits.items() for what in ("images", "labels")}
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays, **{key: tensor.numpy() for key, tensor in tensors.items()})
+        temporary.replace(path)
+    except OSError as error:
+        _log.warning("cannot write the cache %s (%s): the images are decoded again next time", path, error)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,267 @@
+"""What a position scheme is: a module with identity hooks, a registry of names, and the text that names one."""
+
+import ast
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from vitpos.errors import VitposError, unknown
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a scheme may know of its host before it sees an image.
+
+    Attributes:
+        grid: Rows and columns of patches of the training images.
+        embed_dim: Width of a token.
+        num_heads: Attention heads of a block.
+        depth: Number of blocks.
+    """
+
+    grid: Grid
+    embed_dim: int
+    num_heads: int
+    depth: int
+
+    def __post_init__(self) -> None:
+        if len(self.grid) != 2 or min(*self.grid, self.embed_dim, self.num_heads, self.depth) < 1:
+            raise VitposError(f"{self} needs two grid sides, and every number to be at least 1")
+        if self.embed_dim % self.num_heads:
+            raise VitposError(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head: ``embed_dim / num_heads``."""
+        return self.embed_dim // self.num_heads
+
+
+class PositionEmbedding(nn.Module):
+    """A position scheme. Every hook is the identity here, so the class itself is the scheme ``none``.
+
+    A scheme overrides the hooks that it needs. It sees patch tokens only, in row-major order; the host keeps class and
+    register tokens away from it. The grid is an argument of every hook and may differ from the training grid.
+
+    The options of a scheme are the keyword-only arguments of its constructor, each with a default.
+    """
+
+    scheme = "none"
+
+    def __init__(self, geometry: Geometry) -> None:
+        """Makes the scheme for a host of this geometry."""
+        super().__init__()
+        self.geometry = geometry
+
+    def tokens(self, x: Tensor, grid: Grid, layer: int) -> Tensor:
+        """Changes the patch tokens as they enter block `layer` (absolute and conditional schemes).
+
+        Args:
+            x: Patch tokens, (B, N, C), N = rows * columns.
+            grid: Rows and columns of this batch.
+            layer: Index of the block, from 0. Layer 0 comes before dropout and the norm in front of the blocks.
+
+        Returns:
+            The tokens, same shape and dtype; the same object where nothing is done.
+        """
+        return x
+
+    def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> tuple[Tensor, Tensor]:
+        """Changes queries and keys of block `layer`, after their norm if there is one (rotary schemes).
+
+        Args:
+            q: Queries of the patch tokens, (B, heads, N, head_dim), not yet scaled.
+            k: Keys, as `q`.
+            grid: Rows and columns of this batch.
+            layer: Index of the block, from 0.
+
+        Returns:
+            Queries and keys, same shapes and dtypes; the same objects where nothing is done.
+        """
+        return q, k
+
+    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor | None:
+        """Gives what is added to the attention logits of block `layer` (relative and contextual schemes).
+
+        The logits are ``q k^T / sqrt(head_dim)``; the bias is added after that scaling. Queries and keys are those
+        before `rotate`, so a contextual bias in a sum with a rotary scheme still depends on offsets only.
+
+        Args:
+            q: Queries of the patch tokens, (B, heads, N, head_dim), not yet scaled.
+            k: Keys, as `q`.
+            grid: Rows and columns of this batch.
+            layer: Index of the block, from 0.
+
+        Returns:
+            None, or (heads, N, N), or (B, heads, N, N).
+        """
+        return None
+
+
+Scheme = TypeVar("Scheme", bound=type[PositionEmbedding])
+_registry: dict[str, type[PositionEmbedding]] = {"none": PositionEmbedding}
+
+
+def register(name: str) -> Callable[[Scheme], Scheme]:
+    """Makes the decorator that registers a class of `PositionEmbedding` under a name.
+
+    Args:
+        name: The name in texts such as ``"name(option=value)"``: a Python identifier.
+
+    Returns:
+        The decorator; it returns the class unchanged but for its attribute ``scheme``.
+
+    Raises:
+        VitposError: The name is no identifier or is taken, the class is no `PositionEmbedding`, or an argument of its
+            constructor besides `geometry` is not keyword-only with a default.
+    """
+
+    def decorate(cls: Scheme) -> Scheme:
+        if not name.isidentifier():
+            raise VitposError(f"position scheme name {name!r} is not an identifier (letters, digits, _)")
+        if not (inspect.isclass(cls) and issubclass(cls, PositionEmbedding)):
+            raise VitposError(f"position scheme {name!r}: {cls!r} is not a class of vitpos.PositionEmbedding")
+        old = _registry.get(name)
+        # The same class defined again (a notebook cell run twice) replaces itself.
+        if old is not None and (old.__module__, old.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise VitposError(f"position scheme {name!r} is already registered by {old.__module__}.{old.__qualname__}")
+        for option in list(inspect.signature(cls).parameters.values())[1:]:
+            if option.kind is not option.KEYWORD_ONLY or option.default is option.empty:
+                raise VitposError(
+                    f"position scheme {name!r}: option {option.name!r} must be keyword-only with a default"
+                )
+        cls.scheme = name
+        _registry[name] = cls
+        return cls
+
+    return decorate
+
+
+def available() -> list[str]:
+    """Lists the names of all registered schemes, sorted."""
+    return sorted(_registry)
+
+
+def options(name: str) -> dict[str, object]:
+    """Gives the options of a registered scheme with their defaults.
+
+    Raises:
+        VitposError: No scheme has this name.
+    """
+    if name not in _registry:
+        raise unknown("position scheme", name, _registry)
+    return {p.name: p.default for p in list(inspect.signature(_registry[name]).parameters.values())[1:]}
+
+
+def build(scheme: str | PositionEmbedding, geometry: Geometry) -> PositionEmbedding:
+    """Builds a scheme from its text.
+
+    Args:
+        scheme: ``"name"``, ``"name(option=value, ...)"``, or a sum of those, ``"a+b"``. Values are Python literals. An
+            instance is returned unchanged.
+        geometry: The host's.
+
+    Returns:
+        The scheme.
+
+    Raises:
+        VitposError: The text cannot be read, a scheme or an option is unknown, a value is not allowed, or the instance
+            was made for another geometry.
+    """
+    if isinstance(scheme, PositionEmbedding):
+        if scheme.geometry != geometry:
+            raise VitposError(
+                f"position scheme {scheme.scheme!r} was made for {scheme.geometry}, the model has {geometry}"
+            )
+        return scheme
+    parts = [_make(name, given, geometry) for name, given in parse(scheme)]
+    return parts[0] if len(parts) == 1 else Sum(geometry, parts)
+
+
+def parse(text: str) -> list[tuple[str, dict[str, object]]]:
+    """Reads the text of a scheme into the names and options of its parts, in order.
+
+    Only the form is checked, so this also reads schemes that are not registered.
+
+    Raises:
+        VitposError: The text has not the form ``name(option=value, ...)+...`` with Python literals as values.
+    """
+    try:
+        parts = _parts(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
+        raise VitposError(
+            f"cannot read position scheme {text!r}; write name, name(option=value, ...) with plain values, or a+b"
+        ) from None
+    return parts
+
+
+def _parts(node: ast.expr) -> list[tuple[str, dict[str, object]]]:
+    """Walks the syntax tree of a text; anything unforeseen is a ValueError."""
+    match node:
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _parts(left) + _parts(right)
+        case ast.Name(id=name):
+            return [(name, {})]
+        case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
+            return [(name, {str(k.arg): ast.literal_eval(k.value) for k in keywords})]
+    raise ValueError
+
+
+def _make(name: str, given: dict[str, object], geometry: Geometry) -> PositionEmbedding:
+    """Builds one part after checking its options against the constructor."""
+    takes = options(name)
+    for option in given:
+        if option not in takes:
+            raise unknown(f"option of position scheme {name!r}:", option, takes)
+    return _registry[name](geometry, **given)
+
+
+class Sum(PositionEmbedding):
+    """Several schemes at once: tokens and rotations one after the other, biases added."""
+
+    scheme = "sum"
+
+    def __init__(self, geometry: Geometry, parts: list[PositionEmbedding]) -> None:
+        """Joins schemes that were made for this geometry, in their order."""
+        super().__init__(geometry)
+        self.parts = nn.ModuleList(parts)
+
+    def _each(self) -> list[PositionEmbedding]:
+        return [part for part in self.parts if isinstance(part, PositionEmbedding)]
+
+    def tokens(self, x: Tensor, grid: Grid, layer: int) -> Tensor:
+        """Applies the parts in order."""
+        for part in self._each():
+            x = part.tokens(x, grid, layer)
+        return x
+
+    def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> tuple[Tensor, Tensor]:
+        """Applies the parts in order."""
+        for part in self._each():
+            q, k = part.rotate(q, k, grid, layer)
+        return q, k
+
+    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor | None:
+        """Adds the parts that have a bias."""
+        total: Tensor | None = None
+        for part in self._each():
+            term = part.bias(q, k, grid, layer)
+            if term is not None:
+                total = term if total is None else total + term
+        return total
+
+
+def positive(scheme: str, option: str, value: object) -> float:
+    """Checks an option that must be a finite number above 0.
+
+    Raises:
+        VitposError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        raise VitposError(f"position scheme {scheme!r}: {option}={value!r} must be a finite number above 0")
+    return float(value)

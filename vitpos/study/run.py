@@ -1,0 +1,196 @@
+"""One run of a study: train, read the test set once, write one row."""
+
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitpos.analysis import probes
+from vitpos.errors import VitposError
+from vitpos.study.plan import FORMAT, Run
+from vitpos.study.results import Row, write
+from vitpos.train.callbacks import History, amplitude, scheme_of
+from vitpos.train.cli import VitposCLI, finished_epochs
+from vitpos.train.task import Classifier
+
+
+def prepare(run: Run, folder: Path, *, prefix: str = "") -> VitposCLI:
+    """Parses the config of a run and builds trainer, data and network, so that a mistake shows before any training.
+
+    Args:
+        run: The run.
+        folder: Where its files go.
+        prefix: What its lines of progress begin with.
+
+    Raises:
+        VitposError: A mistake in the config, the scheme or the data.
+    """
+    trainer = {**run.config.get("trainer", {}), "default_root_dir": str(folder)}
+    cli = VitposCLI({**run.config, "trainer": trainer}, run=False, prefix=prefix or run.label)
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    cli.model.build(cli.datamodule)
+    return cli
+
+
+def execute(run: Run, folder: Path, prefix: str = "") -> str | None:
+    """Carries a run out, or on from its last checkpoint, and writes ``result.json`` last; or ``failure.json``.
+
+    Args:
+        run: The run.
+        folder: Where its files go.
+        prefix: What its lines of progress begin with.
+
+    Returns:
+        None, or in one line why it failed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "failure.json").unlink(missing_ok=True)
+        write(folder / "result.json", json.dumps(train(run, folder, prefix)))
+        return None
+    except Exception as error:  # whatever happens in one run must not end the others
+        text = " ".join(f"{type(error).__name__ if not isinstance(error, VitposError) else ''} {error}".split())
+        fail(run, folder, text, traceback.format_exc())
+        return text
+
+
+def fail(run: Run, folder: Path, error: str, trace: str = "") -> None:
+    """Records why a run has no result."""
+    record = {"format": FORMAT, "hash": run.hash, "axes": run.axes, "seed": run.seed, "error": error}
+    write(folder / "failure.json", json.dumps({**record, "traceback": trace}))
+
+
+def train(run: Run, folder: Path, prefix: str) -> Row:
+    """Trains and tests, and makes the row.
+
+    Raises:
+        VitposError: Training went to a loss that is not finite.
+    """
+    started = time.perf_counter()
+    cli = prepare(run, folder, prefix=prefix)
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    last = folder / "last.ckpt"
+    try:
+        resumed = last.exists() and finished_epochs(last) > 0
+    except VitposError as error:
+        print(f"{prefix}  {error}; starting over", flush=True)
+        last.unlink()
+        resumed = False
+    trainer.fit(model, datamodule=data, ckpt_path=str(last) if resumed else None, weights_only=True)
+    history = next(callback for callback in trainer.callbacks if isinstance(callback, History))
+    final = {key: value for key, value in history.rows[-1].items() if "/" in key}
+    tested = trainer.test(model, datamodule=data, verbose=False)[0]
+    metrics = {**final, **{key: float(value) for key, value in tested.items()}}
+    if not all(torch.isfinite(torch.tensor(value)) for value in metrics.values()):
+        raise VitposError(f"the loss is not finite after training: {metrics}")
+    row = {
+        "format": FORMAT,
+        "hash": run.hash,
+        "axes": run.axes,
+        "seed": run.seed,
+        "config": run.config,
+        "data": {"name": data.name, "fingerprint": data.fingerprint, **data.sizes},
+        "metrics": metrics,
+        "history": history.rows,
+        **cost(model, data.in_chans, data.img_size),
+        "images_per_second": sum(row["images_per_second"] for row in history.rows) / len(history.rows),
+        "seconds": time.perf_counter() - started,
+        "peak_memory_mb": peak_memory(),
+        "position": positions(model, history),
+        "environment": environment(str(trainer.precision), model.device.type),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    for logger in trainer.loggers:
+        logger.log_hyperparams({"seed": run.seed, **run.axes}, metrics)
+        logger.finalize("success")
+    return row
+
+
+def cost(model: Classifier, in_chans: int, img_size: tuple[int, int]) -> dict[str, int]:
+    """Counts parameters, those of the scheme among them, and operations of one image forward (a product counts 2)."""
+    scheme, _ = scheme_of(model)
+    image = torch.zeros(1, in_chans, *img_size, device=model.device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(image)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "position_parameters": sum(parameter.numel() for parameter in scheme.parameters()),
+        "flops": counter.get_total_flops(),
+    }
+
+
+def positions(model: Classifier, history: History) -> dict[str, Any] | None:
+    """Describes the trained scheme's table: amplitude at start and end, and similarities to two decimals."""
+    scheme, grid = scheme_of(model)
+    vectors = probes.table(scheme, grid)
+    if vectors is None:
+        return None
+    similarity = [[round(value, 2) for value in row] for row in probes.similarity(vectors).tolist()]
+    return {
+        "grid": list(grid),
+        "rms_start": history.start_rms,
+        "rms_end": amplitude(model),
+        "similarity": similarity,
+    }
+
+
+def peak_memory() -> float:
+    """Returns the most memory this process has held, in MB: on the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def environment(precision: str, device: str) -> dict[str, Any]:
+    """Describes what a number was measured on."""
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "timm", "lightning", "vitpos")}
+    return {
+        "device": device,
+        "hardware": hardware(device),
+        "precision": precision,
+        "python": platform.python_version(),
+        **packages,
+        "commit": commit(),
+    }
+
+
+def hardware(device: str) -> str:
+    """Names the GPU, or the processor with the threads in use and the cores there are."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+
+
+@functools.cache
+def commit() -> str:
+    """Returns the commit of the source tree, ``+`` behind it where it has changes, or ``unknown`` for a wheel."""
+    here = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here))
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,154 @@
+"""What a run writes while it trains: metrics per epoch, TensorBoard curves, and lines for people without a terminal."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from vitpos.analysis import probes
+from vitpos.train.task import Classifier
+
+
+class History(L.Callback):
+    """Keeps the metrics of each epoch, in ``metrics.jsonl`` and in TensorBoard with the epoch as the step.
+
+    The rows travel in the checkpoint, so a run that goes on after a crash has the same file and one curve.
+
+    Args:
+        folder: Folder of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.rows: list[dict[str, float]] = []
+        self.start_rms: float | None = None
+        self.began = self.ended = 0.0
+        self.images = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what the checkpoint keeps."""
+        return {"rows": self.rows, "start_rms": self.start_rms}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the epochs up to the checkpoint back; later ones are trained again."""
+        self.rows, self.start_rms = list(state_dict["rows"]), state_dict["start_rms"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the epochs that the checkpoint brought, and notes the table's amplitude at the start."""
+        if not self.rows:
+            self.start_rms = amplitude(pl_module)
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock of the epoch."""
+        self.began, self.images = time.perf_counter(), 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts images; the clock stops with the last batch, before validation."""
+        self.ended = time.perf_counter()
+        self.images += len(batch[1])
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the row of the epoch; validation has run by now."""
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        metrics["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        metrics["images_per_second"] = self.images / (self.ended - self.began)
+        row = {"epoch": trainer.current_epoch + 1, **metrics}
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.current_epoch + 1)
+
+
+class Similarity(L.Callback):
+    """Adds a picture of the scheme's cosine similarities to TensorBoard, at the start and at the end of training."""
+
+    def draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the picture for the epochs trained so far."""
+        scheme, grid = scheme_of(pl_module)
+        vectors = probes.table(scheme, grid)
+        if vectors is None:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                picture = probes.mosaic(probes.similarity(vectors), grid)
+                picture = picture.repeat_interleave(4, 0).repeat_interleave(4, 1)
+                logger.experiment.add_image("position/similarity", picture, trainer.current_epoch, dataformats="HW")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draws the start, unless a checkpoint goes on."""
+        if trainer.current_epoch == 0:
+            self.draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draws the end."""
+        self.draw(trainer, pl_module)
+
+
+class EpochLines(L.Callback):
+    """Prints a line per epoch with metrics, rate and time left; meant for logs and for runs side by side.
+
+    Args:
+        folder: Folder of the run; the lines also go to its ``run.log``.
+        prefix: What each line begins with, such as the name of the run.
+        history: Gives the rows.
+    """
+
+    def __init__(self, folder: Path, prefix: str, history: History) -> None:
+        self.log, self.prefix, self.history = folder / "run.log", prefix, history
+        self.began, self.first = 0.0, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self.began, self.first = time.perf_counter(), trainer.current_epoch
+        if self.first:
+            self.say(f"goes on after epoch {self.first}")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prints the epoch's line."""
+        row, done = self.history.rows[-1], trainer.current_epoch + 1
+        epochs = trainer.max_epochs or done
+        left = (time.perf_counter() - self.began) / (done - self.first) * (epochs - done)
+        parts = [f"epoch {done}/{epochs}", f"loss {row['train/loss']:.3f}"]
+        if "val/accuracy" in row:
+            parts.append(f"val {row['val/accuracy']:.2%}")
+        parts += [f"{row['images_per_second']:.0f} img/s", f"{duration(left)} left" if left else "done"]
+        self.say("  ".join(parts))
+
+    def say(self, text: str) -> None:
+        """Prints a line and keeps it in the log."""
+        line = f"{self.prefix}  {text}"
+        print(line, flush=True)
+        with self.log.open("a") as file:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}  {line}\n")
+
+
+def duration(seconds: float) -> str:
+    """Writes seconds as people say them: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def scheme_of(module: L.LightningModule) -> tuple[Any, tuple[int, int]]:
+    """Returns the scheme of a classifier that is built, and the grid it was built for."""
+    if not isinstance(module, Classifier) or module.net is None:
+        raise TypeError("expected a Classifier that is built")
+    scheme = module.net.pos_embed
+    return scheme, scheme.geometry.grid
+
+
+def amplitude(module: L.LightningModule) -> float | None:
+    """Computes the RMS of what the scheme adds to the tokens, or None where it adds nothing."""
+    vectors = probes.table(*scheme_of(module))
+    return None if vectors is None else float(torch.sqrt(torch.mean(vectors**2)))

@@ -1,0 +1,198 @@
+"""The training task: a timm ViT, a position scheme, and the recipe that is the same for all of them."""
+
+from typing import Any, Literal, cast
+
+import lightning as L
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.data.mixup import Mixup
+from timm.models.vision_transformer import VisionTransformer
+from timm.optim import param_groups_weight_decay
+from timm.scheduler import CosineLRScheduler
+
+import vitpos.models  # noqa: F401  (registers the small models with timm)
+from vitpos.data.module import ImageData
+from vitpos.errors import VitposError, unknown
+from vitpos.seeding import derive
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Classifier(L.LightningModule):
+    """Trains one ViT with one position scheme to classify images.
+
+    Everything random is drawn from a stream of its own (see `vitpos.seeding`): the backbone's weights from
+    (seed, "weights"), drop-path, dropout and mixup from (seed, "dropout", step). So two schemes of one seed differ in
+    their positions alone.
+
+    Args:
+        name: A model that timm knows, such as ``vitpos_micro_patch4_32``.
+        position: The scheme as text, such as ``sinusoidal_2d(temperature=100)`` or ``learned+sinusoidal_1d``.
+        patch_size: Side of a patch in pixels; left out, the model's own.
+        global_pool: ``avg`` over the patches without a class token, or a class ``token``.
+        drop_path_rate: Stochastic depth at the last block, growing linearly from 0 at the first.
+        lr: Peak learning rate of AdamW.
+        weight_decay: Of matrices only; positions, norms, biases and tokens have none.
+        warmup_epochs: Epochs of linear warm-up before the cosine to 0.
+        label_smoothing: Share of the target spread over all classes.
+        mixup: Alpha of mixup (timm); 0 is off.
+        cutmix: Alpha of cutmix (timm); 0 is off.
+        seed: Seed of all streams; the command line sets it from ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "vitpos_micro_patch4_32",
+        position: str = "none",
+        patch_size: int | None = None,
+        global_pool: Literal["avg", "token"] = "avg",
+        drop_path_rate: float = 0.0,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        warmup_epochs: float = 1.0,
+        label_smoothing: float = 0.1,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            raise unknown("model", name, timm.list_models("vitpos_*"))
+        if not (lr > 0 and weight_decay >= 0 and warmup_epochs >= 0 and 0 <= label_smoothing < 1):
+            raise VitposError(
+                f"lr must be above 0 (got {lr}), weight_decay and warmup_epochs at least 0 (got {weight_decay} and "
+                f"{warmup_epochs}), label_smoothing in [0, 1) (got {label_smoothing})"
+            )
+        self.save_hyperparameters()
+        self.net: VisionTransformer | None = None
+        self.mix: Mixup | None = None
+
+    @property
+    def data(self) -> ImageData:
+        """The data module that the trainer feeds from."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ImageData):
+            raise VitposError(f"training needs vitpos.data.ImageData as its data module, got {type(data).__name__}")
+        return data
+
+    def configure_model(self) -> None:
+        """Builds the network for the images at hand, once; Lightning calls this after the data are set up."""
+        if self.net is None:
+            self.build(self.data)
+
+    def build(self, data: ImageData) -> VisionTransformer:
+        """Builds the network for the images of a data module that is set up.
+
+        Backbone first, scheme second, so that the scheme's draws cannot move the backbone's.
+
+        Args:
+            data: Gives image size, channels and classes.
+
+        Returns:
+            The network, also kept as ``self.net``.
+
+        Raises:
+            VitposError: Unknown scheme or option, or sizes that do not divide.
+        """
+        options = self.hparams
+        torch.manual_seed(derive(options["seed"], "weights"))
+        size = {} if options["patch_size"] is None else {"patch_size": options["patch_size"]}
+        net = timm.create_model(
+            options["name"],
+            position=options["position"],
+            img_size=data.img_size,
+            in_chans=data.in_chans,
+            num_classes=data.num_classes,
+            global_pool=options["global_pool"],
+            drop_path_rate=options["drop_path_rate"],
+            **size,
+        )
+        if options["mixup"] > 0 or options["cutmix"] > 0:
+            self.mix = Mixup(
+                mixup_alpha=options["mixup"],
+                cutmix_alpha=options["cutmix"],
+                label_smoothing=options["label_smoothing"],
+                num_classes=data.num_classes,
+            )
+        self.net = cast(VisionTransformer, net)
+        return self.net
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Computes logits (B, classes) from normalised images (B, C, H, W)."""
+        if self.net is None:
+            raise VitposError("the network is not built yet: call build(data) or let the trainer do it")
+        return cast(torch.Tensor, self.net(images))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Starts the step's own stream for drop-path, dropout and mixup, whatever was drawn before."""
+        stream = derive(self.hparams["seed"], "dropout", self.global_step)
+        torch.manual_seed(stream)
+        if self.mix is not None:
+            np.random.seed(stream % 2**32)  # timm's Mixup draws from numpy's global state
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Computes the loss of one batch."""
+        images, labels = batch
+        if self.mix is None:
+            logits = self(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
+        else:
+            images, targets = self.mix(images, labels)
+            logits = self(images)
+            loss = F.cross_entropy(logits, targets)
+        self.record("train", loss.detach(), logits, labels)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Computes loss and accuracy on held-out images."""
+        self.evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Computes loss and accuracy on the test images."""
+        self.evaluate("test", batch)
+
+    def evaluate(self, part: str, batch: Batch) -> None:
+        """Records plain cross entropy (no smoothing) and accuracy of one batch."""
+        images, labels = batch
+        logits = self(images)
+        self.record(part, F.cross_entropy(logits, labels), logits, labels)
+
+    def record(self, part: str, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Adds a batch to the epoch's means; the history callback writes them out."""
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        self.log_dict(
+            {f"{part}/loss": loss, f"{part}/accuracy": accuracy},
+            on_step=False,
+            on_epoch=True,
+            prog_bar=part != "test",
+            logger=False,
+            batch_size=len(labels),
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Makes AdamW, with decay on matrices only, and warm-up and cosine by step."""
+        net = self.net
+        if net is None:
+            raise VitposError("the network is not built yet: call build(data) or let the trainer do it")
+        groups = param_groups_weight_decay(net, self.hparams["weight_decay"], net.no_weight_decay())
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], fused=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        epochs = max(self.trainer.max_epochs or 1, 1)
+        warmup = max(min(round(self.hparams["warmup_epochs"] * steps / epochs), steps - 1), 0)
+        scheduler = CosineLRScheduler(
+            optimizer,
+            t_initial=steps - warmup,
+            warmup_t=warmup,
+            warmup_lr_init=self.hparams["lr"] / max(warmup, 1),  # from 0, the first step would be lost
+            warmup_prefix=True,
+            t_in_epochs=False,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}  # type: ignore[typeddict-item]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Moves timm's scheduler to the step that comes next."""
+        scheduler.step_update(self.global_step)
