@@ -65,7 +65,7 @@ def _positioned(position: str, **args: Any) -> VisionTransformer:
 def _check(variant: str, args: dict[str, Any]) -> None:
     """Raises the errors that timm would give as bare assertions, or not at all."""
     size, patch = _pair("img_size", args["img_size"]), _pair("patch_size", args["patch_size"])
-    if not args.get("dynamic_img_pad") and (size[0] % patch[0] or size[1] % patch[1]):
+    if size[0] % patch[0] or size[1] % patch[1]:
         raise VitposError(
             f"{variant}: img_size {args['img_size']} is not a multiple of patch_size {args['patch_size']}"
         )

@@ -1,0 +1,1 @@
+"""Statistics, figures and reports; reads rows of results, trains nothing."""

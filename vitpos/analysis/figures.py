@@ -4,15 +4,16 @@ Figures are made without pyplot, which keeps global state and may open a display
 (2008), told apart with any colour vision; a kind of scheme has one colour everywhere, its options differ by line style.
 """
 
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vitpos.analysis.comparison import Comparison
 from vitpos.analysis.statistics import Difference, Floats, Groups, Row, Variant
@@ -53,7 +54,7 @@ def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     figure.savefig(part, format="png", dpi=150, metadata={"Software": None})  # no version in a file under git
-    os.replace(part, path)
+    part.replace(path)
 
 
 def forest(comparison: Comparison, differences: Sequence[Difference], look: dict[Variant, Style]) -> Figure:
@@ -67,7 +68,7 @@ def forest(comparison: Comparison, differences: Sequence[Difference], look: dict
     Returns:
         The figure.
     """
-    names = [textwrap.fill(d.candidate.label, 32) for d in differences]
+    names = [_wrap(d.candidate.label, 34) for d in differences]
     lines = sum(1 + name.count("\n") for name in names)
     figure = Figure(figsize=(_WIDTH, 1.7 + 0.42 * max(lines, 2)), layout="constrained")
     axes = figure.add_subplot()
@@ -76,8 +77,8 @@ def forest(comparison: Comparison, differences: Sequence[Difference], look: dict
     for y, d in enumerate(differences):
         style = look[d.candidate]
         if np.isfinite(d.low):
-            axes.plot([d.low, d.high], [y, y], color=style.colour, linewidth=2.5, solid_capstyle="butt")
-        axes.plot(d.mean, y, style.marker, color=style.colour, markersize=9, markeredgecolor="white")
+            axes.plot([d.low, d.high], [y, y], "|-", color=style.colour, linewidth=2, markersize=13, markeredgewidth=2)
+        axes.plot(d.mean, y, style.marker, color=style.colour, markersize=7, markeredgecolor="white", zorder=3)
         text = f"{number(d.mean, sign=True)}  {d.verdict}"
         axes.annotate(text, (1.02, y), xycoords=axes.get_yaxis_transform(), va="center", fontsize=10)
     if all(np.isnan(d.mean) for d in differences):
@@ -114,17 +115,21 @@ def curves(groups: Groups, look: dict[Variant, Style], metric: str = "val/accura
         return None
     last = max(x[-1] for x, _ in data.values())
     zoom = int(np.ceil(last * 2 / 3)) if last >= 6 else None
-    figure = Figure(figsize=(_WIDTH, 3.9 + 0.24 * ((len(data) + 1) // 2)), layout="constrained")
+    columns = 2 if max(len(variant.label) for variant in data) <= 34 else 1
+    figure = Figure(figsize=(_WIDTH, 3.9 + 0.24 * -(-len(data) // columns)), layout="constrained")
     panels = figure.subplots(1, 2 if zoom else 1, squeeze=False)[0]
     order = sorted(data, key=lambda v: -np.nan_to_num(data[v][1][:, -1].mean(), nan=-1.0))
+    crowded = len({(look[v].colour, look[v].line) for v in data}) < len(data)
     low, high = 100.0, 0.0
     for variant in order:
         x, y = data[variant]
         style = look[variant]
+        marks: dict[str, Any] = {"marker": style.marker, "markevery": -(-len(x) // 8)} if crowded else {}
         for axes in panels:
             axes.fill_between(x, y.min(0), y.max(0), color=style.colour, alpha=0.18, linewidth=0)
-            axes.plot(x, y.mean(0), style.line, color=style.colour, linewidth=1.8, label=variant.label)
+            axes.plot(x, y.mean(0), style.line, color=style.colour, linewidth=1.8, label=variant.label, **marks)
             axes.set_xlabel("epoch", fontsize=10)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             _plain(axes)
         if zoom and (shown := y[:, x >= zoom][np.isfinite(y[:, x >= zoom])]).size:
             low, high = min(low, float(shown.min())), max(high, float(shown.max()))
@@ -135,11 +140,13 @@ def curves(groups: Groups, look: dict[Variant, Style], metric: str = "val/accura
     if zoom:
         panels[0].set_title(f"{title}{'' if seeds == [1] else 's'}", fontsize=11, loc="left")
         panels[1].set_title("Last third (band: lowest to highest)", fontsize=11, loc="left")
-        panels[1].set_xlim(zoom, last)
+        panels[1].set_xlim(zoom, last + 0.02 * (last - zoom))
         if high > low:
             panels[1].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10, frameon=False, handlelength=3)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, fontsize=10, frameon=False, handlelength=3
+    )
     return figure
 
 
@@ -162,13 +169,14 @@ def similarity(groups: Groups) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     image = None
     for axes, (variant, runs) in zip(panels, groups.items(), strict=False):
-        axes.set_title(textwrap.fill(variant.label, 84 // columns), fontsize=10)
+        axes.set_title(_wrap(variant.label, 96 // columns), fontsize=10)
         axes.set(xticks=[], yticks=[])
         mosaic = _mosaic(list(runs.values()))
         if mosaic is None:
             axes.text(0.5, 0.5, "adds nothing\nto the patch tokens", ha="center", va="center", fontsize=10)
             axes.set_box_aspect(1)
         else:
+            axes.set_facecolor("#8A8A8A")  # the gaps: a cosine of 0 is white
             image = axes.imshow(mosaic, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
             axes.spines[:].set_visible(False)
     for axes in panels[len(groups) :]:
@@ -209,6 +217,14 @@ def _mosaic(rows: Sequence[Row]) -> Floats | None:
     cells = np.full((height, width, height + 1, width + 1), np.nan)
     cells[..., :height, :width] = mean.reshape(height, width, height, width)
     return cells.transpose(0, 2, 1, 3).reshape(height * (height + 1), width * (width + 1))[:-1, :-1]
+
+
+def _wrap(label: str, width: int) -> str:
+    """Breaks a label that is too long: between words, else also before options."""
+    lines = textwrap.wrap(label, width, break_long_words=False, break_on_hyphens=False)
+    if all(len(line) <= width for line in lines):
+        return "\n".join(lines)
+    return "\n".join(line for part in label.replace("(", "\n(").split("\n") for line in textwrap.wrap(part, width))
 
 
 def _plain(axes: Axes) -> None:

@@ -1,7 +1,7 @@
 """A study's report: ``report.md`` with its figures, and the table of verdicts for the terminal."""
 
 import math
-import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,10 +67,11 @@ def write(comparison: Comparison, rows: Sequence[Row], failures: Sequence[Failur
                 figures.save(figure, path)
         part = folder / ".report.md.part"
         part.write_text(_markdown(comparison, groups, differences, failures, pictures), encoding="utf-8")
-        os.replace(part, folder / "report.md")
+        part.replace(folder / "report.md")
     except OSError as error:
         raise VitposError(f"cannot write the report to {folder}: {error.strerror}; free or change it") from error
-    return f"{answer(comparison, differences, code='')}\n\n{verdict_table(comparison, differences)}"
+    sentence = textwrap.fill(answer(comparison, differences, code=""), 100, break_on_hyphens=False)
+    return f"{sentence}\n\n{verdict_table(comparison, differences)}".rstrip()
 
 
 def answer(comparison: Comparison, differences: Sequence[Difference], code: str = "`") -> str:
@@ -139,7 +140,7 @@ def _markdown(
         line[-1] = f"**{d.verdict}**" + (f": {d.note}" if d.note else "")
     parts = [f"# {comparison.name}", comparison.question.strip(), f"**{answer(comparison, differences)}**"]
     if differences:
-        parts += ["## Verdicts", markdown(header, cells), _how(comparison, len(differences))]
+        parts += ["## Verdicts", markdown(header, cells, left=(0, 6)), _how(comparison, len(differences))]
         parts += ["![Differences to the reference](figures/forest.png)"]
     parts += ["## All schemes", _schemes(comparison, groups)]
     parts += ["## Kind or options?", _kind_or_options(comparison, groups)]
@@ -164,7 +165,7 @@ def _how(comparison: Comparison, family: int) -> str:
     return (
         f"Differences are scheme minus `{comparison.reference}` in percentage points, paired by seed (n pairs), with "
         f"the unadjusted t interval. *p differs* is the two-sided paired t test, *p equal* the two one-sided tests "
-        f"against the margin of {comparison.margin:g} points, each after Holm over {family} "
+        f"against the margin ({comparison.margin:g}), each after Holm over {family} "
         f"comparison{'s' if family > 1 else ''}; alpha is {comparison.alpha:g}. Equivalence is judged first: a "
         "difference within the margin was declared beforehand to count as equal."
     )
@@ -202,11 +203,17 @@ def _kind_or_options(comparison: Comparison, groups: Groups) -> str:
     if pairs:
         level = f"{100 * (1 - comparison.alpha):g} % interval"
         cells = [
-            [f"`{d.candidate.label}`", f"`{d.reference.label}`", number(d.mean, sign=True)]
-            + [interval(d.low, d.high, sign=True), str(d.n), d.note]
+            [
+                f"`{d.candidate.label}`",
+                f"`{d.reference.label}`",
+                number(d.mean, sign=True),
+                interval(d.low, d.high, sign=True),
+                str(d.n),
+                d.note,
+            ]
             for d in pairs
         ]
-        parts.append(markdown(["options", "minus default", "difference", level, "n", "note"], cells))
+        parts.append(markdown(["options", "minus default", "difference", level, "n", "note"], cells, left=(0, 1, 5)))
         parts.append("Intervals are unadjusted, and these pairs are not part of the family that is judged above.")
     for others in sorted({v.others for v in groups}):
         here = [v for v in groups if v.others == others and not math.isnan(mean[v])]
@@ -253,7 +260,7 @@ def _caveats(
         "normally distributed differences, which so few seeds cannot check."
         if len(seeds) < 20
         else f"{len(seeds)} seeds. A t interval assumes normally distributed differences.",
-        f"Equal means within {comparison.margin:g} percentage points, as stated before the runs.",
+        f"Schemes within a margin of {comparison.margin:g} (percentage points) count as equal: stated before the runs.",
         _sampling(comparison, rows),
     ]
     lines += [f"`{d.candidate.label}`: {d.note}." for d in differences if d.note]
@@ -333,7 +340,7 @@ def _common(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key, first in configs[0].items():
         values = [config.get(key) for config in configs]
         if all(isinstance(value, Mapping) for value in values):
-            if nested := _common(values):
+            if nested := _common([value for value in values if isinstance(value, Mapping)]):
                 result[key] = nested
         elif all(key in config for config in configs) and all(value == first for value in values):
             result[key] = first

@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def path_for(kind: str, files: Iterable[Path]) -> Path:
 def read(path: Path, stamp: str) -> Images | None:
     """Reads a cache file; None where there is none, or it is of another stamp, or it is damaged (logged)."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["stamp"]) != stamp:
                 return None
             parts = [[torch.from_numpy(arrays[f"{part}_{what}"]) for what in ("images", "labels")] for part in _PARTS]
@@ -59,14 +60,20 @@ def read(path: Path, stamp: str) -> Images | None:
 
 def write(path: Path, stamp: str, images: Images) -> None:
     """Writes a cache file in one step, so that other processes see it whole or not at all; logs where it cannot."""
-    arrays = {"stamp": stamp, "name": images.name, "fingerprint": images.fingerprint, "classes": list(images.classes)}
+    arrays: dict[str, Any] = {
+        "stamp": stamp,
+        "name": images.name,
+        "fingerprint": images.fingerprint,
+        "classes": list(images.classes),
+    }
     splits = {"train": images.train, "val": images.val, "test": images.test}
-    tensors = {f"{p}_{what}": getattr(split, what) for p, split in splits.items() for what in ("images", "labels")}
+    for part, split in splits.items():
+        arrays |= {f"{part}_images": split.images.numpy(), f"{part}_labels": split.labels.numpy()}
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            np.savez(file, **arrays, **{key: tensor.numpy() for key, tensor in tensors.items()})
+            np.savez(file, **arrays)
         temporary.replace(path)
     except OSError as error:
         _log.warning("cannot write the cache %s (%s): the images are decoded again next time", path, error)

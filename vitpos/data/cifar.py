@@ -7,6 +7,7 @@ import io
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear p
 porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel
 streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
 willow_tree wolf woman worm"""
+
+_FORMATS = ("PNG", "WEBP")  # lossless ones; to try all of Pillow's takes half as long again
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,8 @@ LAYOUTS = {
     ),
 }
 
-Reader = Callable[[str, Path], Raw]
 
-
-def locate(name: str, root: Path, download: bool) -> tuple[Reader, Path, tuple[Path, ...]]:
+def locate(name: str, root: Path, download: bool) -> tuple[tuple[Path, ...], Callable[[], Raw]]:
     """Finds a CIFAR below a root, and downloads the official archive where that is allowed and needed.
 
     Args:
@@ -64,7 +65,7 @@ def locate(name: str, root: Path, download: bool) -> tuple[Reader, Path, tuple[P
         download: Whether torchvision may download the archive into `root`.
 
     Returns:
-        The reader, the folder for it, and the files in it that it will read.
+        The files, and the function that reads them.
 
     Raises:
         VitposError: Nothing is there, or a file is missing, or the download failed.
@@ -76,7 +77,7 @@ def locate(name: str, root: Path, download: bool) -> tuple[Reader, Path, tuple[P
         for folder in folders:
             train, test = (sorted(folder.glob(f"{part}-*.parquet")) for part in ("train", "test"))
             if train and test:
-                return read_parquet, folder, (*train, *test)
+                return (*train, *test), partial(read_parquet, name, root, {"train": train, "test": test})
             if train or test:
                 gone = "test" if train else "train"
                 raise VitposError(f"{name}: no {gone}-*.parquet in {folder}; {_ways(name, root)}")
@@ -89,50 +90,47 @@ def locate(name: str, root: Path, download: bool) -> tuple[Reader, Path, tuple[P
     for file in files:
         if not file.is_file():
             raise VitposError(f"{file}: missing; {_ways(name, root)}")
-    return read_archive, archive, files
+    return files, partial(read_archive, name, root)
 
 
-def read_archive(name: str, folder: Path) -> Raw:
+def read_archive(name: str, root: Path) -> Raw:
     """Reads the official archive's batches, after their checksums, in file order."""
     from torchvision.datasets.utils import check_integrity
 
     layout = LAYOUTS[name]
     parts: dict[str, tuple[list[Array], list[int]]] = {"train": ([], []), "test": ([], [])}
     for file, checksum in _checksums(name):
-        path = folder / file
+        path = root / layout.folder / file
         if not check_integrity(path, checksum):
-            raise VitposError(f"{path}: damaged, its MD5 is not {checksum}; {_ways(name, folder.parent)}")
-        batch = pickle.loads(path.read_bytes(), encoding="latin1")  # noqa: S301 (its checksum is the official one)
+            raise VitposError(f"{path}: damaged, its MD5 is not {checksum}; {_ways(name, root)}")
+        batch = pickle.loads(path.read_bytes(), encoding="latin1")  # safe: its checksum is the official one
         images, labels = parts["test" if file.startswith("test") else "train"]
         images.append(np.asarray(batch["data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
         labels.extend(batch[layout.batch_labels])
-    (train, train_labels), (test, test_labels) = parts.values()
-    as_labels = (np.array(values, dtype=np.int64) for values in (train_labels, test_labels))
-    train_array, test_array = as_labels
-    return Raw(layout.classes, np.concatenate(train), train_array, np.concatenate(test), test_array)
+    arrays = [(np.concatenate(images), np.array(labels, dtype=np.int64)) for images, labels in parts.values()]
+    return Raw(layout.classes, *arrays[0], *arrays[1])
 
 
-def read_parquet(name: str, folder: Path) -> Raw:
+def read_parquet(name: str, root: Path, files: dict[str, list[Path]]) -> Raw:
     """Reads the Hugging Face parquet copy in file order: columns ``img`` (struct of bytes, path) and the label."""
     layout = LAYOUTS[name]
     parts: list[Any] = []
     for part, count in layout.counts.items():
-        images, labels, files = [], [], sorted(folder.glob(f"{part}-*.parquet"))
-        for file in files:
+        tables = []
+        for file in files[part]:
             try:
-                values = _read_table(file, layout)
-            except _Foreign as error:
-                raise VitposError(f"{file}: {error}; {_ways(name, _root(name, folder))}") from error
-            images.append(values[0])
-            labels.append(values[1])
-        parts += [np.concatenate(images), np.concatenate(labels)]
-        if (found := len(parts[-1])) != count:
-            where = ", ".join(map(str, files))
-            raise VitposError(f"{where}: {found} images, not {count}; {_ways(name, _root(name, folder))}")
+                tables.append(_read_table(file, layout))
+            except _ForeignError as error:
+                raise VitposError(f"{file}: {error}; {_ways(name, root)}") from error
+        images, labels = map(np.concatenate, zip(*tables, strict=True))
+        if len(labels) != count:
+            where = ", ".join(map(str, files[part]))
+            raise VitposError(f"{where}: {len(labels)} images, not {count}; {_ways(name, root)}")
+        parts += [images, labels]
     return Raw(layout.classes, *parts)
 
 
-class _Foreign(Exception):
+class _ForeignError(Exception):
     """What is wrong with a parquet file."""
 
 
@@ -143,25 +141,25 @@ def _read_table(file: Path, layout: Layout) -> tuple[Array, Labels]:
     try:
         source = pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
-        raise _Foreign("not a parquet file, or a truncated one") from error
+        raise _ForeignError("not a parquet file, or a truncated one") from error
     with source:
         found = source.schema_arrow.names
         for column in ("img", layout.column):
             if column not in found:
-                raise _Foreign(f"no column {column!r} (found: {', '.join(found)})")
+                raise _ForeignError(f"no column {column!r} (found: {', '.join(found)})")
         kinds = [source.schema_arrow.field(column).type for column in ("img", layout.column)]
         if not pa.types.is_struct(kinds[0]) or kinds[0].get_field_index("bytes") < 0:
-            raise _Foreign(f"column 'img' is {kinds[0]}, not a struct with 'bytes'")
+            raise _ForeignError(f"column 'img' is {kinds[0]}, not a struct with 'bytes'")
         if not pa.types.is_integer(kinds[1]):
-            raise _Foreign(f"column {layout.column!r} is {kinds[1]}, not integer")
+            raise _ForeignError(f"column {layout.column!r} is {kinds[1]}, not integer")
         try:
             table = source.read(columns=["img", layout.column]).combine_chunks()
         except (pa.ArrowException, OSError) as error:
-            raise _Foreign("damaged, its columns cannot be read") from error
+            raise _ForeignError("damaged, its columns cannot be read") from error
     labels = table.column(layout.column).to_pylist()
     for i, label in enumerate(labels):
         if label is None or not 0 <= label < len(layout.classes):
-            raise _Foreign(f"image {i} has label {label}, not 0..{len(layout.classes) - 1}")
+            raise _ForeignError(f"image {i} has label {label}, not 0..{len(layout.classes) - 1}")
     images = np.empty((len(labels), 3, 32, 32), dtype=np.uint8)
     for i, row in enumerate(table.column("img")):
         images[i] = _decode(i, row["bytes"].as_py() if row.is_valid else None)
@@ -170,13 +168,13 @@ def _read_table(file: Path, layout: Layout) -> tuple[Array, Labels]:
 
 def _decode(i: int, data: bytes | None) -> Array:
     try:
-        with Image.open(io.BytesIO(data or b"")) as image:
+        with Image.open(io.BytesIO(data or b""), formats=_FORMATS) as image:
             if image.size == (32, 32):
                 return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
             size = image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _Foreign(f"image {i} does not decode") from error
-    raise _Foreign(f"image {i} is {size[0]}x{size[1]}, not 32x32")
+        raise _ForeignError(f"image {i} does not decode as {' or '.join(_FORMATS)}") from error
+    raise _ForeignError(f"image {i} is {size[0]}x{size[1]}, not 32x32")
 
 
 def _checksums(name: str) -> list[list[str]]:
@@ -193,10 +191,6 @@ def _download(name: str, root: Path) -> None:
         getattr(torchvision.datasets, LAYOUTS[name].torchvision)(root, download=True)
     except (OSError, RuntimeError) as error:
         raise VitposError(f"{name}: download into {root} failed ({error}); {_ways(name, root)}") from error
-
-
-def _root(name: str, folder: Path) -> Path:
-    return folder.parent if folder.parent.name != name else folder.parent.parent
 
 
 def _ways(name: str, root: Path) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,21 @@ class Images:
     train: Split
     val: Split
     test: Split
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each channel of the training part, in units of 0..255, each (C, 1, 1) float32.
+
+        They come from the counts of the 256 levels, so the sums are exact; a constant channel has deviation 1.
+        """
+        levels = torch.arange(256, dtype=torch.float64)
+        channels = self.train.images.unbind(1)
+        counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in channels]).double()
+        shares = counts / counts.sum(1, keepdim=True)
+        mean = shares @ levels
+        deviation = (shares * (levels - mean[:, None]) ** 2).sum(1).sqrt()
+        deviation[deviation == 0] = 1
+        return mean.float()[:, None, None], deviation.float()[:, None, None]
 
 
 def canonical(name: str, raw: Raw) -> Images:

@@ -44,7 +44,32 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
         if root is None:
             raise VitposError("folder: needs --data.root, a folder with one folder of images for each class")
         files = folder.locate(Path(root))
-        return _prepare(name, "folder", files, cache.stamp(files), _FolderReader(files))
-    where = Path(root or os.environ.get("VITPOS_DATA") or "data")
-    reader, place, files = cifar.locate(name, where, download)
-    return _prepare(name, f"{name}-{reader.__name__}", files, cache.stamp(files), partial(reader, name, place))
+        return _prepare(name, files, partial(folder.read, files))
+    files, decode = cifar.locate(name, Path(root or os.environ.get("VITPOS_DATA") or "data"), download)
+    return _prepare(name, files, decode)
+
+
+_memo: dict[str, tuple[str, Images]] = {}  # of each name the last one loaded, with its stamp
+
+
+def _prepare(name: str, files: tuple[Path, ...], decode: Callable[[], Raw]) -> Images:
+    stamp = cache.stamp(files)
+    if name in _memo and _memo[name][0] == stamp:
+        return _memo[name][1]
+    path = cache.path_for(name, files)
+    images = cache.read(path, stamp)
+    if images is None:
+        _log.info("%s: decoding %d files once, for the cache %s", name, len(files), path)
+        images = canonical(name, decode())
+        cache.write(path, stamp, images)
+    _memo[name] = (stamp, images)
+    return images
+
+
+@lru_cache
+def _digits() -> Images:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None]
+    return canonical("digits", Raw(tuple(map(str, digits.target_names)), images, digits.target.astype(np.int64)))

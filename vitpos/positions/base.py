@@ -208,7 +208,9 @@ def _parts(node: ast.expr) -> list[tuple[str, dict[str, object]]]:
         case ast.Name(id=name):
             return [(name, {})]
         case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
-            return [(name, {str(k.arg): ast.literal_eval(k.value) for k in keywords})]
+            given = {k.arg: ast.literal_eval(k.value) for k in keywords if k.arg}
+            if len(given) == len(keywords):  # else one is given twice, or by **
+                return [(name, given)]
     raise ValueError
 
 

@@ -92,8 +92,8 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if resumed else None, weights_only=True)
     history = next(callback for callback in trainer.callbacks if isinstance(callback, History))
     final = {key: value for key, value in history.rows[-1].items() if "/" in key}
-    tested = trainer.test(model, datamodule=data, verbose=False)[0]
-    metrics = {**final, **{key: float(value) for key, value in tested.items()}}
+    trainer.test(model, datamodule=data, verbose=False)
+    metrics = {**final, **{key: float(value) for key, value in trainer.callback_metrics.items()}}
     if not all(torch.isfinite(torch.tensor(value)) for value in metrics.values()):
         raise VitposError(f"the loss is not finite after training: {metrics}")
     row = {

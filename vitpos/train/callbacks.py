@@ -102,7 +102,7 @@ class EpochLines(L.Callback):
     """
 
     def __init__(self, folder: Path, prefix: str, history: History) -> None:
-        self.log, self.prefix, self.history = folder / "run.log", prefix, history
+        self.path, self.prefix, self.history = folder / "run.log", prefix, history
         self.began, self.first = 0.0, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -126,7 +126,7 @@ class EpochLines(L.Callback):
         """Prints a line and keeps it in the log."""
         line = f"{self.prefix}  {text}"
         print(line, flush=True)
-        with self.log.open("a") as file:
+        with self.path.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}  {line}\n")
 
 

@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ class VitposCLI(LightningCLI):
         self.prefix = prefix
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a run that goes on
+        warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own, against torch 2.14
         sys.argv = sys.argv[:1]  # LightningCLI warns when both this and args are given
         super().__init__(
             Classifier,

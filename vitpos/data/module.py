@@ -1,0 +1,189 @@
+"""The Lightning data module: images in memory on the trainer's device, order and augmentation by seed."""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from vitpos.data.augment import random_crop, random_flip
+from vitpos.data.sources import Images, Split, load
+from vitpos.errors import VitposError
+from vitpos.seeding import generator
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Batches:
+    """Batches of a part that lies in memory; a `DataLoader` has nothing to add to an index."""
+
+    def __init__(self, split: Split, batch_size: int, data: "ImageData | None" = None) -> None:
+        """Sets up batches of `split`: in order and whole or, with `data` given, in its order of training."""
+        self.split = split
+        self.batch_size = batch_size
+        self.data = data
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.split), self.batch_size)
+        return whole + (rest > 0 and self.data is None)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields uint8 images (B, C, H, W) and labels (B,); in training all batches have the same size."""
+        images, labels = self.split.images, self.split.labels
+        order = None if self.data is None else self.data.order().to(images.device)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            part = slice(start, start + self.batch_size)
+            if order is None:
+                yield images[part], labels[part]
+            else:
+                yield images.index_select(0, order[part]), labels.index_select(0, order[part])
+
+
+class ImageData(LightningDataModule):
+    """Images for training, validation and test, as float32 of mean 0 and deviation 1 by channel.
+
+    The uint8 images are moved to the trainer's device once and stay there. The order of training is a pure function of
+    (seed, epoch), its augmentation of (seed, step), so both are the same for every model and after a restart.
+
+    Attributes:
+        epoch: Epoch of the training order where there is no trainer.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "cifar10",
+        root: str | None = None,
+        download: bool = False,
+        batch_size: int = 256,
+        eval_batch_size: int = 1000,
+        crop_padding: int = 4,
+        flip: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """Takes the options; nothing is read yet.
+
+        Args:
+            name: Data set: ``cifar10``, ``cifar100``, ``digits`` or ``folder``.
+            root: Where the data lies; ``$VITPOS_DATA``, else ``./data``, where not given.
+            download: Whether CIFAR may be downloaded into the root.
+            batch_size: Images a step of training.
+            eval_batch_size: Images a step of validation and test.
+            crop_padding: Zeros around a training image before it is cropped at random; 0 for no crop.
+            flip: Whether training images are mirrored at random.
+            seed: Seed of order and augmentation.
+
+        Raises:
+            VitposError: A size or the padding is out of range.
+        """
+        super().__init__()
+        for option, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("crop_padding", crop_padding, 0),
+        ):
+            if value < least:
+                raise VitposError(f"data.{option} is {value}; it must be at least {least}")
+        self.name: str = name
+        self.root, self.download = root, download
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.crop_padding, self.flip, self.seed = crop_padding, flip, seed
+        self.epoch = 0
+
+    @cached_property
+    def source(self) -> Images:
+        """The data set in the host's memory, loaded at first use."""
+        images = load(self.name, self.root, download=self.download)
+        if len(images.train) < self.batch_size:
+            raise VitposError(
+                f"data.batch_size is {self.batch_size}, but {self.name} has only {len(images.train)} training images"
+            )
+        return images
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.source.classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.source.classes)
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of an image."""
+        return self.source.train.images.shape[1]
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        height, width = self.source.train.images.shape[2:]
+        return height, width
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the contents (see `vitpos.data.images.canonical`)."""
+        return self.source.fingerprint
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of images of each part."""
+        return {part: len(getattr(self.source, part)) for part in ("train", "val", "test")}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads the data and moves it to the trainer's device.
+
+        Raises:
+            VitposError: The data is missing or damaged, has fewer training images than a batch, or the trainer uses
+                several devices.
+        """
+        device = torch.device("cpu")
+        if self.trainer is not None:
+            if self.trainer.world_size > 1:
+                raise VitposError(f"trainer.devices gives {self.trainer.world_size} processes; a run takes one device")
+            device = self.trainer.strategy.root_device
+        self._train, self._val, self._test = (
+            getattr(self.source, part).to(device) for part in ("train", "val", "test")
+        )
+        self._mean, self._deviation = (values.to(device) for values in self.source.moments)
+
+    def train_dataloader(self) -> Batches:
+        """Training batches, uint8, in the order of (seed, epoch); what is left of the last batch is left out."""
+        return Batches(self._train, self.batch_size, self)
+
+    def val_dataloader(self) -> Batches:
+        """Validation batches, uint8, always in the same order."""
+        return Batches(self._val, self.eval_batch_size)
+
+    def test_dataloader(self) -> Batches:
+        """Test batches, uint8, always in the same order."""
+        return Batches(self._test, self.eval_batch_size)
+
+    def order(self) -> Tensor:
+        """The order of the training images in this epoch, a permutation that follows from (seed, epoch)."""
+        epoch = self.epoch if self.trainer is None else self.trainer.current_epoch
+        return torch.randperm(len(self._train), generator=generator(self.seed, "order", epoch))
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augments a batch where the trainer trains, and normalises it; the step is that of the trainer."""
+        images, labels = batch
+        if self.trainer is None:
+            return self.normalise(images), labels
+        if self.trainer.training:
+            # counts batches, not optimizer steps, so that accumulated batches differ; this one is not counted in yet
+            images = self.augment(images, self.trainer.fit_loop.epoch_loop.total_batch_idx + 1)
+        # Lightning converts a batch to the precision of e.g. bf16-true before this hook, when it still is uint8
+        return self.trainer.precision_plugin.convert_input(self.normalise(images)), labels
+
+    def augment(self, images: Tensor, step: int) -> Tensor:
+        """Crops and mirrors a batch of uint8 images (B, C, H, W) at random, by (seed, step)."""
+        draws = generator(self.seed, "augment", step, device=images.device)
+        if self.crop_padding:
+            images = random_crop(images, self.crop_padding, draws)
+        return random_flip(images, draws) if self.flip else images
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Returns ``(images / 255 - mean) / deviation`` by channel of the training part, float32."""
+        return images.float().sub_(self._mean).div_(self._deviation)
