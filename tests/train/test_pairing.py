@@ -27,10 +27,10 @@ def record(tmp_path, position, seed=0, draws=0, **model):
     batches, masks = [], []
     step = cli.model.training_step
 
-    def spy(batch, index):
+    def spy(batch, batch_idx):
         batches.append((batch[0].clone(), batch[1].clone()))
         torch.rand(draws)
-        return step(batch, index)
+        return step(batch, batch_idx)
 
     def watch(module, inputs, output):
         if module.training and module.drop_prob > 0:

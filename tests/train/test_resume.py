@@ -33,10 +33,10 @@ def test_interrupted_run_ends_bit_equal(tmp_path, run):
 
     cli = prepare(run, broken)
 
-    def crash(batch, index):
-        if cli.trainer.current_epoch == 2 and index == 2:
+    def crash(batch, batch_idx):
+        if cli.trainer.current_epoch == 2 and batch_idx == 2:
             raise ConnectionError("power cut")
-        return step(batch, index)
+        return step(batch, batch_idx)
 
     step, cli.model.training_step = cli.model.training_step, crash
     with pytest.raises(ConnectionError):

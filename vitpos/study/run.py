@@ -90,7 +90,7 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         last.unlink()
         resumed = False
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if resumed else None, weights_only=True)
-    history = next(callback for callback in trainer.callbacks if isinstance(callback, History))
+    history = cli.history
     final = {key: value for key, value in history.rows[-1].items() if "/" in key}
     trainer.test(model, datamodule=data, verbose=False)
     metrics = {**final, **{key: float(value) for key, value in trainer.callback_metrics.items()}}

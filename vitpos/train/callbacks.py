@@ -144,7 +144,7 @@ def scheme_of(module: L.LightningModule) -> tuple[Any, tuple[int, int]]:
     """Returns the scheme of a classifier that is built, and the grid it was built for."""
     if not isinstance(module, Classifier) or module.net is None:
         raise TypeError("expected a Classifier that is built")
-    scheme = module.net.pos_embed
+    scheme: Any = module.net.pos_embed
     return scheme, scheme.geometry.grid
 
 

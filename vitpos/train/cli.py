@@ -56,6 +56,8 @@ class VitposCLI(LightningCLI):
         prefix: What the lines of progress begin with; without one the terminal gets a progress bar.
     """
 
+    history: History
+
     def __init__(self, args: dict[str, Any] | list[str], *, run: bool, prefix: str = "") -> None:
         self.prefix = prefix
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -120,7 +122,7 @@ class VitposCLI(LightningCLI):
         if self.subcommand not in (None, "fit"):
             return super().instantiate_trainer(**kwargs, logger=False)
         folder.mkdir(parents=True, exist_ok=True)
-        history = History(folder)
+        history = self.history = History(folder)
         bar = sys.stderr.isatty() and not self.prefix and config.enable_progress_bar is not False
         kwargs["enable_progress_bar"] = bar
         kwargs["callbacks"] = [
@@ -161,7 +163,7 @@ def finished_epochs(checkpoint: Path) -> int:
 def fast_bf16(accelerator: str) -> bool:
     """Tells whether bfloat16 products are in the hardware that will train (emulated ones are slower than float32)."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.data.mixup import Mixup
 from timm.models.vision_transformer import VisionTransformer
-from timm.optim import param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
+from timm.scheduler import CosineLRScheduler  # type: ignore[attr-defined]
 
 import vitpos.models  # noqa: F401  (registers the small models with timm)
 from vitpos.data.module import ImageData
@@ -112,7 +112,7 @@ class Classifier(L.LightningModule):
             **size,
         )
         if options["mixup"] > 0 or options["cutmix"] > 0:
-            self.mix = Mixup(
+            self.mix = Mixup(  # type: ignore[no-untyped-call]
                 mixup_alpha=options["mixup"],
                 cutmix_alpha=options["cutmix"],
                 label_smoothing=options["label_smoothing"],
@@ -191,7 +191,9 @@ class Classifier(L.LightningModule):
             warmup_prefix=True,
             t_in_epochs=False,
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}  # type: ignore[typeddict-item]
+        schedule = {"scheduler": scheduler, "interval": "step"}
+        # Lightning takes timm's schedulers, but its types name torch's only.
+        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": schedule})
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Moves timm's scheduler to the step that comes next."""
