@@ -24,7 +24,7 @@ def few(study):
 
 
 def test_whole_report(study, tmp_path):
-    failures = [{"axes": {"position": "none"}, "seed": 7, "error": "out of memory"}]
+    failures = [{"axes": {"position": "fourier"}, "seed": 7, "error": "out of memory"}]
     table = report.write(PLAN, study, failures, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert text.startswith("# first\n\nAre sinusoids enough?\n\n**Against `learned`, in points of test accuracy: ")
@@ -38,7 +38,7 @@ def test_whole_report(study, tmp_path):
     assert "1.65 points across kinds at default options (`learned`, `sinusoidal_1d`, `sinusoidal_2d`)" in kind
     assert "6.35 points across 3 forms of `sinusoidal_2d`. In these rows, options moved accuracy more than kind" in kind
     caveats = section(text, "Caveats")
-    assert "- Failed: `none`, seed 7: out of memory" in caveats
+    assert "- Failed: `fourier`, seed 7: out of memory" in caveats
     assert "up to 0.50 points" in caveats
     assert "Runs differ" not in caveats
     ran = section(text, "What it ran on")
@@ -86,7 +86,7 @@ def test_nothing_broken_is_averaged_away(few, tmp_path):
     caveats = section(text, "Caveats")
     assert "- Runs differ in torch: 2.14.1 (3), 2.13.0 (1)." in caveats
     assert "- Runs differ in data: cifar10 f00d (3), cifar10 beef (1)." in caveats
-    assert "the two runs saw different data" in caveats
+    assert "the two runs differ in data, device or precision" in caveats
     assert "**undecided**" in text
 
 

@@ -26,7 +26,8 @@ def pair(row, ours, theirs, **options):
         ({"margin": math.nan}, "margin is nan"),
         ({"alpha": 0.0}, r"alpha is 0\.0; it must be above 0 and below 1"),
         ({"alpha": 1.0}, "alpha is 1"),
-        ({"metric": "test/loss"}, "metric is 'test/loss', but a margin in percentage points needs an accuracy"),
+        ({"metric": "tst/accuracy"}, r"unknown metric 'tst/accuracy'; did you mean 'test/accuracy'"),
+        ({"metric": "test/loss"}, r"unknown metric 'test/loss'"),
         ({"reference": " "}, r"comparison\.reference is empty"),
     ],
 )
@@ -145,7 +146,25 @@ def test_a_pair_on_different_data_is_no_pair(row):
     (d,) = compare(PLAN, pair(row, [50, 51.2], [60, 60], fingerprint="beef"))
     assert d.n == 0
     assert d.verdict == "undecided"
-    assert d.note == "seeds 0, 1 no pair: the two runs saw different data; no pair of seeds"
+    assert d.note == "seeds 0, 1 no pair: the two runs differ in data, device or precision; no pair of seeds"
+
+
+@pytest.mark.parametrize("other", [{"device": "cuda"}, {"precision": "bf16-mixed"}])
+def test_a_pair_of_another_device_or_precision_is_no_pair(row, other):
+    rows = [row("x", seed, 0.5, **(other if seed else {})) for seed in range(4)]
+    (d,) = compare(PLAN, group([*rows, *(row("learned", seed, 0.6 + 0.01 * seed) for seed in range(4))]))
+    assert d.n == 1
+    assert d.note.startswith("seeds 1, 2, 3 no pair: the two runs differ in data, device or precision")
+
+
+def test_a_failed_run_leaves_its_scheme_without_a_verdict(row):
+    rows = pair(row, [70, 71, 70.5, 71.5], [50, 50.2, 50.1, 50.4])
+    (whole,) = compare(PLAN, rows)
+    assert whole.verdict == "better"
+    (d,) = compare(PLAN, rows, [{"axes": {"position": "x"}, "seed": 4, "error": "diverged"}])
+    assert d.verdict == "undecided"
+    assert math.isnan(d.p_holm)
+    assert d.note == "the run of x failed for seed 4; no verdict without it"
 
 
 def test_no_run_of_the_reference(row):
@@ -172,8 +191,8 @@ def test_rows_that_cannot_be_analysed(row):
         group([])
     with pytest.raises(VitposError, match=r"two runs of x with seed 0 \(hashes x-0 and x-0\)"):
         group([row("x", 0, 0.5), row("x", 0, 0.6)])
-    plan = dataclasses.replace(PLAN, metric="tst/accuracy")
-    with pytest.raises(VitposError, match="unknown metric 'tst/accuracy'; did you mean 'test/accuracy'"):
+    plan = dataclasses.replace(PLAN, metric="train/accuracy")
+    with pytest.raises(VitposError, match="unknown metric 'train/accuracy'"):
         compare(plan, group([row("x", 0, 0.5)]))
 
 

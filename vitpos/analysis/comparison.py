@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from vitpos.errors import VitposError
+from vitpos.errors import VitposError, unknown
+
+METRICS = ("test/accuracy", "val/accuracy", "train/accuracy")
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,7 @@ class Comparison:
         name: Name of the study, also of its file ``configs/studies/<name>.yaml``.
         question: What the study answers, in words.
         reference: Position text that the others are compared with, such as ``"learned"``.
-        metric: Key of a row's ``metrics``; an accuracy (a fraction), since the margin is in percentage points.
+        metric: Key of a row's ``metrics``, one of `METRICS`.
         margin: Percentage points within which two schemes count as equal.
         alpha: Family-wise error rate, separately for differences and for equivalence.
 
@@ -34,11 +36,8 @@ class Comparison:
                 raise VitposError(
                     f"comparison.{field} is empty; it must name a {'study' if field == 'name' else 'scheme'}"
                 )
-        if not self.metric.endswith("accuracy"):
-            raise VitposError(
-                f"comparison.metric is {self.metric!r}, but a margin in percentage points needs an accuracy, "
-                "such as 'test/accuracy'"
-            )
+        if self.metric not in METRICS:  # a margin in percentage points needs an accuracy
+            raise unknown("metric", self.metric, METRICS)
         if not 0 <= self.margin <= 100:  # written so that NaN fails too
             raise VitposError(f"comparison.margin is {self.margin}; it must be from 0 to 100 percentage points")
         if not 0 < self.alpha < 1:

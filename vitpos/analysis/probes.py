@@ -1,5 +1,7 @@
 """What a scheme knows about positions, read off the module itself."""
 
+import itertools
+
 import torch
 
 from vitpos.positions import PositionEmbedding
@@ -16,9 +18,9 @@ def table(scheme: PositionEmbedding, grid: tuple[int, int]) -> torch.Tensor | No
         (rows * columns, embed_dim) in float32 on the CPU, or None for a scheme that adds nothing there.
     """
     rows, columns = grid
-    parameter = next(scheme.parameters(), torch.zeros(()))
+    held = next(itertools.chain(scheme.parameters(), scheme.buffers()), torch.zeros(()))
     with torch.no_grad():
-        zeros = torch.zeros(1, rows * columns, scheme.geometry.embed_dim, device=parameter.device)
+        zeros = torch.zeros(1, rows * columns, scheme.geometry.embed_dim, device=held.device)
         added = scheme.tokens(zeros, grid, 0)[0].float().cpu()
     return added if bool(added.any()) else None
 

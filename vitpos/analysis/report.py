@@ -50,7 +50,7 @@ def write(comparison: Comparison, rows: Sequence[Row], failures: Sequence[Failur
             f"study {comparison.name!r} has no finished runs to report on ({len(failures)} failed); run it first"
         )
     groups = group(rows)
-    differences = compare(comparison, groups)
+    differences = compare(comparison, groups, failures)
     look = figures.styles(list(groups))
     pictures = {
         "forest": figures.forest(comparison, differences, look) if differences else None,

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -179,31 +179,42 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(a) for a in np.where(np.isnan(p), np.nan, adjusted)]
 
 
-def difference(comparison: Comparison, groups: Groups, candidate: Variant, reference: Variant) -> Difference:
+def difference(
+    comparison: Comparison,
+    groups: Groups,
+    candidate: Variant,
+    reference: Variant,
+    failed: Collection[tuple[Variant, int]] = (),
+) -> Difference:
     """Compares two variants by the seeds that both have, without a verdict (see `compare`).
 
-    A seed whose two runs saw different data (fingerprint) is no pair. Where a run is not a number, numbers are of the
-    other pairs, but no test is made: leaving a diverged run out would favour its scheme.
+    A seed whose two runs differ in data, device or precision is no pair. Where a run failed or is not a number, numbers
+    are of the other pairs, but no test is made: leaving a run out that diverged would favour its scheme.
 
     Args:
         comparison: Metric, margin and alpha.
         groups: All rows of the study, from `group`; their seeds say which pairs are missing.
         candidate: The variant that is judged.
         reference: The variant that it is compared with.
+        failed: Variant and seed of runs that failed.
 
     Returns:
         The difference with unadjusted p values.
     """
     ours, theirs = groups.get(candidate, {}), groups.get(reference, {})
-    notes = []
+    notes, testable = [], True
     for variant, have in ((candidate, ours), (reference, theirs)):
-        lacking = sorted({seed for runs in groups.values() for seed in runs} - set(have))
+        lost = {seed for other, seed in failed if other == variant} - set(have)
+        if lost:
+            testable = False
+            notes.append(f"the run of {variant.label} failed for {_seeds(sorted(lost))}; no verdict without it")
+        lacking = sorted({seed for runs in groups.values() for seed in runs} - set(have) - lost)
         if lacking:
             notes.append(f"no run of {variant.label} for {_seeds(lacking)}")
     both = sorted(set(ours) & set(theirs))
-    foreign = [s for s in both if ours[s]["data"]["fingerprint"] != theirs[s]["data"]["fingerprint"]]
+    foreign = [s for s in both if _circumstances(ours[s]) != _circumstances(theirs[s])]
     if foreign:
-        notes.append(f"{_seeds(foreign)} no pair: the two runs saw different data")
+        notes.append(f"{_seeds(foreign)} no pair: the two runs differ in data, device or precision")
     seeds = [s for s in both if s not in foreign]
     d = np.array([points(ours[s], comparison.metric) - points(theirs[s], comparison.metric) for s in seeds])
     summary = summarize([float(x) for x in d], 1 - comparison.alpha)
@@ -215,13 +226,19 @@ def difference(comparison: Comparison, groups: Groups, candidate: Variant, refer
         notes.append("one pair of seeds, no variance to judge by" if summary.n else "no pair of seeds")
     elif np.ptp(d) <= _IDENTICAL:
         notes.append("identical differences; no variance to judge by")
-    else:
+    elif testable:
         test = stats.ttest_1samp(d, 0.0)
         result = replace(result, p=float(test.pvalue), p_equivalence=equivalence(d, comparison.margin))
     return replace(result, note="; ".join(notes))
 
 
-def compare(comparison: Comparison, groups: Groups) -> list[Difference]:
+def _circumstances(row: Row) -> tuple[Any, ...]:
+    """What two runs must share to be a pair: with another precision or generator, the same seed means another draw."""
+    environment = row["environment"]
+    return row["data"]["fingerprint"], environment.get("device"), environment.get("precision")
+
+
+def compare(comparison: Comparison, groups: Groups, failures: Sequence[Row] = ()) -> list[Difference]:
     """Compares every variant with the reference position at the same other axes, and gives verdicts.
 
     All comparisons are one family: Holm is applied over it, separately for differences and for equivalence.
@@ -231,6 +248,7 @@ def compare(comparison: Comparison, groups: Groups) -> list[Difference]:
     Args:
         comparison: What was stated beforehand.
         groups: All rows of the study, from `group`.
+        failures: Its failed runs: ``axes`` and ``seed``.
 
     Returns:
         One difference per candidate, the largest mean first, those without a number last.
@@ -242,7 +260,8 @@ def compare(comparison: Comparison, groups: Groups) -> list[Difference]:
     if comparison.metric not in known:
         raise unknown("metric", comparison.metric, known)
     candidates = [variant for variant in groups if variant.position != comparison.reference]
-    found = [difference(comparison, groups, v, replace(v, position=comparison.reference)) for v in candidates]
+    failed = {(Variant.of(failure["axes"]), int(failure["seed"])) for failure in failures}
+    found = [difference(comparison, groups, v, replace(v, position=comparison.reference), failed) for v in candidates]
     adjusted = zip(found, holm([d.p for d in found]), holm([d.p_equivalence for d in found]), strict=True)
     judged = [_judge(replace(d, p_holm=p, p_equivalence_holm=q), comparison.alpha) for d, p, q in adjusted]
     return sorted(judged, key=lambda d: (math.isnan(d.mean), 0 if math.isnan(d.mean) else -d.mean, d.candidate))
