@@ -1,10 +1,17 @@
 """What many tests need: real data where it is, small studies, and a machine left as it was found."""
 
 import os
+import shutil
+from concurrent.futures import Executor, Future
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -25,31 +32,86 @@ def cifar_root() -> Path:
     return root
 
 
+class Here(Executor):
+    """Stands in for worker processes: runs come one after another in this one, so that tests can reach into them."""
+
+    _processes = None
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def submit(self, function, *args, **kwargs):
+        future: Future = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Makes studies run in this process."""
+    monkeypatch.setattr("vitpos.study.engine.ProcessPoolExecutor", Here)
+
+
+def write_study(folder: Path, name: str = "small", **changes: object) -> Path:
+    """Writes a small study on digits, about a second a run, and returns its file; keywords change its keys."""
+    base = folder / "base.yaml"
+    if not base.exists():
+        config = {
+            "model": {"name": "vitpos_nano_patch4_32", "patch_size": 2, "warmup_epochs": 0},
+            "data": {"name": "digits", "batch_size": 64, "crop_padding": 0, "flip": False},
+            "trainer": {"max_epochs": 1, "accelerator": "cpu", "limit_train_batches": 4},
+        }
+        base.write_text(yaml.safe_dump(config))
+    keys = {
+        "question": "Does it work?",
+        "base": "base.yaml",
+        "axes": {"position": ["none", "learned"]},
+        "seeds": [0, 1],
+        "reference": "learned",
+        **changes,
+    }
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({key: value for key, value in keys.items() if value is not None}))
+    return file
+
+
 @pytest.fixture
 def study_file(tmp_path: Path):
-    """Returns a function that writes a small study on digits and returns its file; keywords change its keys."""
+    """Returns `write_study` for a folder of the test."""
+    return partial(write_study, tmp_path)
 
-    def make(name: str = "small", **changes: object) -> Path:
-        import yaml
 
-        base = tmp_path / "base.yaml"
-        if not base.exists():
-            config = {
-                "model": {"name": "vitpos_nano_patch4_32", "patch_size": 2, "warmup_epochs": 0},
-                "data": {"name": "digits", "batch_size": 64, "crop_padding": 0, "flip": False},
-                "trainer": {"max_epochs": 1, "accelerator": "cpu"},
-            }
-            base.write_text(yaml.safe_dump(config))
-        keys = {
-            "question": "Does it work?",
-            "base": "base.yaml",
-            "axes": {"position": ["none", "learned"]},
-            "seeds": [0, 1],
-            "reference": "learned",
-            **changes,
-        }
-        file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump({key: value for key, value in keys.items() if value is not None}))
-        return file
+@dataclass(frozen=True)
+class Done:
+    """A study that was run: its file, the folder of all results, and what the command printed."""
 
-    return make
+    file: Path
+    results: Path
+    printed: str
+
+    @property
+    def folder(self) -> Path:
+        return self.results / self.file.stem
+
+
+@pytest.fixture(scope="session")
+def done_once(tmp_path_factory) -> Done:
+    """The small study, run once for all tests."""
+    from vitpos.cli import main
+
+    folder = tmp_path_factory.mktemp("done")
+    file, printed = write_study(folder), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr("vitpos.study.engine.ProcessPoolExecutor", Here)
+        assert main(["study", "run", str(file), "--results", str(folder / "results")]) == 0
+    return Done(file, folder / "results", printed.getvalue())
+
+
+@pytest.fixture
+def done(done_once, tmp_path) -> Done:
+    """A copy of the finished study for a test to change."""
+    shutil.copytree(done_once.file.parent, tmp_path, dirs_exist_ok=True)
+    return Done(tmp_path / done_once.file.name, tmp_path / "results", done_once.printed)

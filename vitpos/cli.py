@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,9 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     try:
         if words and words[0] in TRAINER:
-            from vitpos.train.cli import VitposCLI
+            from vitpos.train.cli import command as train
 
-            VitposCLI(words, run=True)
+            train(words)
             return 0
         options = parser().parse_args(words)
         command: Callable[[argparse.Namespace], int] = options.command
@@ -44,8 +45,12 @@ def main(args: Sequence[str] | None = None) -> int:
     except VitposError as error:
         print(f"vitpos: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"vitpos: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("vitpos: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        way = "with --ckpt_path last" if words and words[0] in TRAINER else "again"
+        print(f"vitpos: interrupted; the same command {way} goes on where this one stopped", file=sys.stderr)
         return 130
 
 
@@ -58,7 +63,19 @@ class Parser(argparse.ArgumentParser):
         Raises:
             VitposError: Always.
         """
+        if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            raise unknown(message.split()[1].lower(), found[1], re.findall(r"[\w-]+", found[2]))
+        if found := re.search(r"unrecognized arguments: (-[^\s=]*)", message):
+            raise unknown("option", found[1], set(option_names(self)))
         raise VitposError(f"{message} (see {self.prog} --help)")
+
+
+def option_names(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Names the options of a parser and of its subcommands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        for subparser in action.choices.values() if isinstance(action.choices, dict) else ():
+            yield from option_names(subparser)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -137,7 +154,10 @@ def study_run(study: Study, results: Results, workers: int | None) -> int:
             print(f"{run.label}: result.json is damaged or of another version; it is made again", flush=True)
     variants = {str(run.axes): run for run in reversed(missing)}  # a mistake should show before hours of training
     for run in variants.values():
-        prepare(run, results.of(run))
+        try:
+            prepare(run, results.of(run))
+        except VitposError as error:
+            raise VitposError(f"{study.path}, {run.label}: {error}") from error
     count = min(workers or default_workers(), len(missing))
     print(f"{count} at a time; results go to {results.folder}", flush=True)
     return run_all(missing, results, workers=count)

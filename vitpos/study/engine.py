@@ -1,12 +1,14 @@
 """Carries the runs of a study out, several at a time on this machine."""
 
+import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 import torch
 
@@ -18,21 +20,34 @@ from vitpos.train.callbacks import duration
 
 def default_workers() -> int:
     """Returns a worker per processor, or a single one for a GPU."""
-    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    if torch.cuda.is_available():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
 
 
 def start_worker() -> None:
-    """Gives a worker one thread.
+    """Gives a worker one thread, and lets it end with its parent.
 
     One thread always, so that a run's sums are rounded alike however many workers there are; and two runs of one thread
-    are faster than one of two. An interrupt is the parent's to handle.
+    are faster than one of two.
     """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Waits for the parent's end, however it comes, and ends this process, which would wait for work forever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def run_all(runs: list[Run], results: Results, *, workers: int, say: Callable[[str], None] = print) -> int:
     """Runs in order, ``workers`` at a time, each in a process that is kept for the next run.
+
+    Where a process is killed, for want of memory as a rule, the runs in progress are tried again one at a time, from
+    their last epoch; the one that is killed when alone has failed.
 
     Args:
         runs: What is to be done.
@@ -42,38 +57,52 @@ def run_all(runs: list[Run], results: Results, *, workers: int, say: Callable[[s
 
     Returns:
         How many failed.
+
+    Raises:
+        VitposError: The results cannot be written.
     """
     began, done, failed = time.perf_counter(), 0, 0
-    waiting = list(runs)
+    waiting, suspects = list(runs), list[Run]()
+
+    def finished(run: Run, error: str | None) -> None:
+        nonlocal done, failed
+        waiting.remove(run)
+        done, failed = done + 1, failed + (error is not None)
+        rounds = math.ceil(done / workers)
+        left = (time.perf_counter() - began) / rounds * (math.ceil(len(runs) / workers) - rounds)
+        outcome = f"failed: {error}" if error else summary(results, run)
+        say(f"[{done}/{len(runs)}] {run.label}: {outcome}; {duration(left)} left")
+
     while waiting:
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker)
-        futures: dict[Future[str | None], Run] = {}
+        batch, count = (suspects, 1) if suspects else (list(waiting), workers)
+        pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=start_worker)
         try:
-            for run in waiting:
-                futures[pool.submit(execute, run, results.of(run), run.label)] = run
+            futures = submit(pool, batch, results)
             for future in as_completed(futures):
-                run = futures[future]
-                error = future.result()
-                waiting.remove(run)
-                done, failed = done + 1, failed + (error is not None)
-                left = (time.perf_counter() - began) / done * (len(runs) - done)
-                outcome = f"failed: {error}" if error else summary(results, run)
-                say(f"[{done}/{len(runs)}] {run.label}: {outcome}; {duration(left)} left")
-        except BrokenProcessPool:
-            # A worker was killed, for want of memory as a rule. Its run cannot be told from those beside it: the first
-            # that is not done is given up, the others get a new pool.
-            run = waiting.pop(0)
-            done, failed = done + 1, failed + 1
-            error = "its process was killed (out of memory?)"
-            fail(run, results.of(run), error)
-            say(f"[{done}/{len(runs)}] {run.label}: failed: {error}")
-        except KeyboardInterrupt:
-            for process in (pool._processes or {}).values():
+                if not isinstance(future.exception(), BrokenProcessPool):
+                    finished(futures[future], future.result())
+            left = [run for run in batch if run in waiting]  # a worker was killed while they ran or waited
+            if left and count == 1:
+                run, error = left.pop(0), "its process was killed (out of memory?)"
+                fail(run, results.of(run), error)
+                finished(run, error)
+            suspects = left[:workers]
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
                 process.kill()
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return failed
+
+
+def submit(pool: ProcessPoolExecutor, runs: list[Run], results: Results) -> dict[Future[str | None], Run]:
+    """Hands runs to a pool, which starts its processes here; they leave interrupts to their parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited: it holds from their first moment
+    try:
+        return {pool.submit(execute, run, results.of(run), run.label): run for run in runs}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def summary(results: Results, run: Run) -> str:

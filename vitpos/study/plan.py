@@ -16,6 +16,7 @@ from vitpos.errors import VitposError, unknown
 
 # Bumped when the same config starts to mean another computation: results of another format are not skipped but redone.
 FORMAT = 1
+METRICS = ("test/accuracy", "val/accuracy")
 # Where a run happens and where its files lie do not change what it computes, so they stay out of its hash.
 PLACE = ("data.root", "data.download", "trainer.default_root_dir", "trainer.accelerator", "trainer.devices")
 
@@ -131,6 +132,8 @@ def load(path: str | Path) -> Study:
     positions = [str(value) for value in file.axes["position"]]
     if file.reference not in positions:
         raise unknown("reference", file.reference, positions)
+    if file.metric not in METRICS:
+        raise unknown("metric", file.metric, METRICS)
     base = read_yaml(path.parent / file.base)
     return Study(
         path=path,
@@ -194,5 +197,7 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
         node = tree
         for group in groups:
             node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                raise VitposError(f"{key}={value!r} does not go with {group}={node!r}: one of the two keys is wrong")
         node[last] = value
     return tree

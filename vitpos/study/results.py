@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ Row = dict[str, Any]
 def write(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)
@@ -46,30 +51,39 @@ class Results:
         return self.folder / "runs" / run.folder
 
     def row(self, run: Run) -> Row | None:
-        """Returns the result of a run, or None where ``result.json`` is missing, damaged or another run's."""
-        row = read_row(self.of(run) / "result.json")
-        return row if row and row.get("hash") == run.hash else None
+        """Returns the result of a run, or None where it is missing or ``result.json`` is damaged or another run's.
+
+        Without the run's folder, as in a fresh clone, ``rows.jsonl`` counts.
+        """
+        path = self.of(run) / "result.json"
+        row = read_row(path) if path.exists() else self.collected.get(run.hash)
+        return row if row and row["hash"] == run.hash else None
 
     def failure(self, run: Run) -> Row | None:
         """Returns what a failed run left, until it is done."""
         return read_row(self.of(run) / "failure.json")
 
+    @cached_property
+    def collected(self) -> dict[str, Row]:
+        """The results in ``rows.jsonl`` by hash, as they were when first asked for.
+
+        Raises:
+            VitposError: A line of the file is damaged.
+        """
+        rows: dict[str, Row] = {}
+        path = self.folder / "rows.jsonl"
+        for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+            try:
+                row = json.loads(line)
+                rows[row["hash"]] = row
+            except (ValueError, KeyError, TypeError) as error:
+                raise VitposError(f"{path} line {number} is damaged ({error}): remove the line") from error
+        return rows
+
     def stored(self) -> list[Row]:
         """Returns every result in the folder: those of ``rows.jsonl``, or of ``result.json`` where there is one."""
-        rows: dict[str, Row] = {}
-        collected = self.folder / "rows.jsonl"
-        if collected.exists():
-            for number, line in enumerate(collected.read_text().splitlines(), 1):
-                try:
-                    row = json.loads(line)
-                    rows[row["hash"]] = row
-                except (ValueError, KeyError, TypeError) as error:
-                    raise VitposError(f"{collected} line {number} is damaged ({error}): remove the line") from error
-        for path in sorted(self.folder.glob("runs/*/result.json")):
-            row = read_row(path)
-            if row:
-                rows[row["hash"]] = row
-        return list(rows.values())
+        found = [read_row(path) for path in sorted(self.folder.glob("runs/*/result.json"))]
+        return list({**self.collected, **{row["hash"]: row for row in found if row}}.values())
 
     def strays(self, study: Study) -> list[Row]:
         """Returns the results that an earlier version of the study file asked for and this one does not."""

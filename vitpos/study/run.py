@@ -1,6 +1,8 @@
 """One run of a study: train, read the test set once, write one row."""
 
+import copy
 import datetime
+import errno
 import functools
 import importlib.metadata
 import json
@@ -15,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitpos.analysis import probes
 from vitpos.errors import VitposError
 from vitpos.study.plan import FORMAT, Run
-from vitpos.study.results import Row, write
+from vitpos.study.results import Row, unwritable, write
 from vitpos.train.callbacks import History, amplitude, scheme_of
 from vitpos.train.cli import VitposCLI, finished_epochs
 from vitpos.train.task import Classifier
@@ -37,8 +40,9 @@ def prepare(run: Run, folder: Path, *, prefix: str = "") -> VitposCLI:
     Raises:
         VitposError: A mistake in the config, the scheme or the data.
     """
-    trainer = {**run.config.get("trainer", {}), "default_root_dir": str(folder)}
-    cli = VitposCLI({**run.config, "trainer": trainer}, run=False, prefix=prefix or run.label)
+    config = copy.deepcopy(run.config)  # jsonargparse changes what it is given
+    config["trainer"] = {**config.get("trainer", {}), "default_root_dir": str(folder)}
+    cli = VitposCLI(config, run=False, prefix=prefix or run.label)
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     cli.model.build(cli.datamodule)
@@ -55,21 +59,34 @@ def execute(run: Run, folder: Path, prefix: str = "") -> str | None:
 
     Returns:
         None, or in one line why it failed.
+
+    Raises:
+        VitposError: The folder cannot be written or the disk is full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "failure.json").unlink(missing_ok=True)
         write(folder / "result.json", json.dumps(train(run, folder, prefix)))
         return None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise unwritable(folder, error) from error  # no other run would fare better
+        return give_up(run, folder, error)
     except Exception as error:  # whatever happens in one run must not end the others
-        text = " ".join(f"{type(error).__name__ if not isinstance(error, VitposError) else ''} {error}".split())
-        fail(run, folder, text, traceback.format_exc())
-        return text
+        return give_up(run, folder, error)
+
+
+def give_up(run: Run, folder: Path, error: Exception) -> str:
+    """Records the error that ended a run, and returns it in one line."""
+    text = " ".join(f"{type(error).__name__ if not isinstance(error, VitposError) else ''} {error}".split())
+    fail(run, folder, text, "".join(traceback.format_exception(error)))
+    return text
 
 
 def fail(run: Run, folder: Path, error: str, trace: str = "") -> None:
     """Records why a run has no result."""
     record = {"format": FORMAT, "hash": run.hash, "axes": run.axes, "seed": run.seed, "error": error}
+    folder.mkdir(parents=True, exist_ok=True)
     write(folder / "failure.json", json.dumps({**record, "traceback": trace}))
 
 
@@ -80,20 +97,21 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         VitposError: Training went to a loss that is not finite.
     """
     started = time.perf_counter()
-    cli = prepare(run, folder, prefix=prefix)
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    commit()  # kept from here on: the source may change while a study runs, the code that is loaded does not
     last = folder / "last.ckpt"
     try:
         resumed = last.exists() and finished_epochs(last) > 0
     except VitposError as error:
-        print(f"{prefix}  {error}; starting over", flush=True)
+        print(f"{prefix}  {error}; starting over".lstrip(), flush=True)
         last.unlink()
         resumed = False
+    cli = prepare(run, folder, prefix=prefix)
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if resumed else None, weights_only=True)
     history = cli.history
-    final = {key: value for key, value in history.rows[-1].items() if "/" in key}
+    last_epoch = {key: value for key, value in history.rows[-1].items() if "/" in key}
     trainer.test(model, datamodule=data, verbose=False)
-    metrics = {**final, **{key: float(value) for key, value in trainer.callback_metrics.items()}}
+    metrics = {**last_epoch, **{key: float(value) for key, value in trainer.callback_metrics.items()}}
     if not all(torch.isfinite(torch.tensor(value)) for value in metrics.values()):
         raise VitposError(f"the loss is not finite after training: {metrics}")
     row = {
@@ -114,7 +132,8 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     for logger in trainer.loggers:
-        logger.log_hyperparams({"seed": run.seed, **run.axes}, metrics)
+        final = {f"final/{key}": value for key, value in metrics.items()}  # a name of their own, off the curves
+        logger.log_hyperparams({"seed": run.seed, **run.axes}, final, step=len(history.rows))
         logger.finalize("success")
     return row
 
@@ -123,7 +142,8 @@ def cost(model: Classifier, in_chans: int, img_size: tuple[int, int]) -> dict[st
     """Counts parameters, those of the scheme among them, and operations of one image forward (a product counts 2)."""
     scheme, _ = scheme_of(model)
     image = torch.zeros(1, in_chans, *img_size, device=model.device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # fused attention is another operation on each device, and the counter does not know that of the CPU
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(image)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -183,7 +203,7 @@ def hardware(device: str) -> str:
 @functools.cache
 def commit() -> str:
     """Returns the commit of the source tree, ``+`` behind it where it has changes, or ``unknown`` for a wheel."""
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent
 
     def git(*args: str) -> str:
         done = subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True)

@@ -1,15 +1,18 @@
 """The command line of one run: ``vitpos fit``, ``validate`` and ``test``, by LightningCLI."""
 
+import itertools
 import logging
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -28,23 +31,54 @@ class Parser(LightningArgumentParser):
         Raises:
             VitposError: Always.
         """
-        text = " ".join(message.split())
-        keys = [action.dest for action in self._actions]
-        if found := re.search(r"Unrecognized arguments: --([\w.]+)", text):
-            raise unknown_key("option", found[1], keys)
-        if found := re.search(r"Group '([\w.]+)' does not accept nested key '([\w.]+)'", text):
-            group, key = found.groups()
-            raise unknown_key("key", key if key.startswith(f"{group}.") else f"{group}.{key}", keys)
-        if found := re.search(r"Key '([\w.]+)' is not expected", text):
-            raise unknown_key("key", found[1], keys)
-        raise VitposError(text.removeprefix("Parser "))
+        raise readable(" ".join(message.split()), list(destinations(self)))
 
 
-def unknown_key(kind: str, key: str, keys: list[str]) -> VitposError:
+def destinations(parser: Any) -> Iterator[str]:
+    """Names all keys of a parser and of its subcommands."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for subparser in action.choices.values():
+                yield from destinations(subparser)
+        elif action.dest not in ("help", "print_config", "print_shtab", "model.position", "model.seed", "data.seed"):
+            yield action.dest
+
+
+def readable(text: str, keys: list[str]) -> VitposError:
+    """Turns what jsonargparse says about a mistake into what a user wants to know."""
+    key = r"(?:(?:[Uu]nrecognized arguments: --)|(?:(?:[Oo]ption|key|Key) '))([\w.]+)"
+    refused = re.search(r"nrecognized arguments|not accept|not expected", text)
+    if refused and (found := re.search(key, text)):
+        group = re.search(r"Group '([\w.]+)'", text)
+        return unknown_key(f"{group[1]}.{found[1]}" if group else found[1], keys)
+    wanted = r"(?:Expected an? (.*?)\. Got value|Does not .* Subtypes: \[(.*?)\] Errors: .*Given value)"
+    if found := re.search(rf'"([\w.]+)": .*?{wanted}: (.*)$', text):
+        kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", found[2] or found[3]).replace("NoneType", "null")
+        kind = kind.replace("typing.Literal", "one of ") if "[" in kind else kind.replace(", ", " or ")
+        return VitposError(f"{found[1]} should be {kind}, got {found[4]!r}")
+    text = re.sub(r'^(Parser )?key "config": | "<unicode string>",', "", text)
+    return VitposError(text.replace("Unexpected config", "a config should hold keys and values, got"))
+
+
+def unknown_key(key: str, keys: list[str]) -> VitposError:
     """Makes the error for an unknown key; the known ones are those beside it, since all would fill a screen."""
     group = key.rpartition(".")[0]
-    beside = [known for known in keys if known.rpartition(".")[0] == group and known not in ("help", "print_config")]
-    return unknown(kind, key, beside or [known for known in keys if "." not in known])
+    beside = {known for known in keys if known.rpartition(".")[0] == group}
+    return unknown("option", key, beside or {known.partition(".")[0] for known in keys})
+
+
+def command(words: list[str]) -> None:
+    """Carries ``vitpos fit``, ``validate`` or ``test`` out.
+
+    Raises:
+        VitposError: A user's mistake.
+    """
+    try:
+        VitposCLI(words, run=True)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes an exit code of it
+            raise KeyboardInterrupt from error
+        raise
 
 
 class VitposCLI(LightningCLI):
@@ -62,18 +96,26 @@ class VitposCLI(LightningCLI):
         self.prefix = prefix
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        logging.getLogger("timm.scheduler").setLevel(logging.ERROR)  # warns where all steps are warm-up
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a run that goes on
+        warnings.filterwarnings("ignore", "The dirpath has changed")  # a folder may be moved
+        warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")  # validate needs no history
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own, against torch 2.14
         sys.argv = sys.argv[:1]  # LightningCLI warns when both this and args are given
         super().__init__(
             Classifier,
             ImageData,
             seed_everything_default=0,
-            trainer_defaults={"num_sanity_val_steps": 0, "enable_model_summary": False, "log_every_n_steps": 1},
+            trainer_defaults={
+                "max_epochs": 100,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                "log_every_n_steps": 1,
+            },
             save_config_kwargs={"overwrite": True},
             parser_class=Parser,
             auto_configure_optimizers=False,
-            parser_kwargs={name: {"default_env": False} for name in self.subcommands()} if run else {},
+            parser_kwargs={"allow_abbrev": False},
             args=args,
             run=run,
         )
@@ -91,6 +133,31 @@ class VitposCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the options; a checkpoint brings those of its model along, its position and its seed.
+
+        Raises:
+            VitposError: A mistake in the options or the config, or no checkpoint where one is needed.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except VitposError as error:
+            files = [word for option, word in itertools.pairwise(args) if option in ("--config", "-c")]
+            where = ", ".join(file for file in files if file not in str(error))
+            raise VitposError(f"{error} (config: {where})" if where else str(error)) from error
+        self.subcommand = self.config.get("subcommand")
+        if self.subcommand is None:
+            return
+        options = self.config[self.subcommand]
+        if self.subcommand != "fit" and options.ckpt_path is None:
+            raise VitposError(f"{self.subcommand} needs a checkpoint: --ckpt_path, such as runs/x/last.ckpt")
+        if options.ckpt_path == "last":
+            last = self.folder / "last.ckpt"
+            options.ckpt_path = None if self.subcommand == "fit" and not last.exists() else str(last)
+        if options.ckpt_path is not None:  # the model's options come from the checkpoint, by LightningCLI
+            trained = read_checkpoint(Path(options.ckpt_path))["hyper_parameters"]
+            options.position, options.seed_everything = trained["position"], trained["seed"]
+
     @property
     def folder(self) -> Path:
         """The folder of the run: ``trainer.default_root_dir``, else one named after what is trained."""
@@ -105,7 +172,8 @@ class VitposCLI(LightningCLI):
         """Makes the trainer: bf16 where the device has it unless asked otherwise, and all output in the folder.
 
         Raises:
-            VitposError: The folder already holds a run and ``--ckpt_path`` does not say to go on with it.
+            VitposError: The folder already holds a run and ``--ckpt_path`` does not say to go on with it, it cannot
+                be written, or the trainer's options do not go together.
         """
         config = self._get(self.config_init, "trainer")
         folder = self.folder
@@ -119,17 +187,23 @@ class VitposCLI(LightningCLI):
         kwargs["default_root_dir"] = folder
         if config.precision is None:
             kwargs["precision"] = "bf16-mixed" if fast_bf16(config.accelerator) else "32-true"
-        if self.subcommand not in (None, "fit"):
-            return super().instantiate_trainer(**kwargs, logger=False)
-        folder.mkdir(parents=True, exist_ok=True)
-        history = self.history = History(folder)
         bar = sys.stderr.isatty() and not self.prefix and config.enable_progress_bar is not False
         kwargs["enable_progress_bar"] = bar
+        bars: list[Callback] = [TQDMProgressBar()] if bar else []
+        if self.subcommand not in (None, "fit"):
+            return self.make_trainer(
+                **kwargs, logger=False, enable_checkpointing=False, callbacks=[*(config.callbacks or []), *bars]
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise VitposError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
+        history = self.history = History(folder)
         kwargs["callbacks"] = [
             *(config.callbacks or []),
             history,
             Similarity(),
-            TQDMProgressBar() if bar else EpochLines(folder, self.prefix or folder.name, history),
+            *(bars or [EpochLines(folder, self.prefix or folder.name, history)]),
             ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
         ]
         if config.logger in (None, True):
@@ -140,7 +214,25 @@ class VitposCLI(LightningCLI):
                 default_hp_metric=False,  # else every run shows hp_metric = -1
                 purge_step=finished_epochs(last) + 1 if going_on and last.exists() else None,
             )
-        return super().instantiate_trainer(**kwargs)
+        return self.make_trainer(**kwargs)
+
+    def make_trainer(self, **kwargs: Any) -> Trainer:
+        """Makes the trainer; what Lightning has against its options becomes one line."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ModuleNotFoundError) as error:
+            raise VitposError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def after_fit(self) -> None:
+        """Says where the run lies."""
+        print(f"written to {self.folder}; curves: tensorboard --logdir {self.folder}")
+
+    def after_validate(self) -> None:
+        """Prints the metrics."""
+        for key, value in self.trainer.callback_metrics.items():
+            print(f"{key} {float(value):.4f}")
+
+    after_test = after_validate
 
 
 def slug(text: str) -> str:
@@ -148,16 +240,26 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.+]+", "-", text).strip("-")
 
 
-def finished_epochs(checkpoint: Path) -> int:
-    """Reads how many epochs a checkpoint holds.
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Reads a checkpoint of `Classifier`.
 
     Raises:
-        VitposError: The file is no checkpoint.
+        VitposError: There is no such file, or it is no checkpoint.
     """
+    if not file.exists():
+        raise VitposError(f"no checkpoint {file}")
     try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["epoch"]) + 1
+        checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        if {"epoch", "hyper_parameters"} <= checkpoint.keys():
+            return checkpoint
     except Exception as error:  # torch raises half a dozen kinds for a damaged file
-        raise VitposError(f"{checkpoint} is damaged ({type(error).__name__}): remove it to start over") from error
+        raise VitposError(f"{file} is damaged ({type(error).__name__}): remove it to start over") from error
+    raise VitposError(f"{file} is no checkpoint of vitpos fit: it holds {', '.join(map(str, checkpoint))[:80]}")
+
+
+def finished_epochs(checkpoint: Path) -> int:
+    """Reads how many epochs a checkpoint holds (errors as `read_checkpoint`)."""
+    return int(read_checkpoint(checkpoint)["epoch"]) + 1
 
 
 def fast_bf16(accelerator: str) -> bool:

@@ -1,0 +1,198 @@
+"""Many runs at a time: order, killed workers, interrupts."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitpos.errors import VitposError
+from vitpos.study import engine, plan
+from vitpos.study.results import Results
+
+TASKS = Path("/proc/self/task")
+
+
+@pytest.fixture
+def small(study_file, tmp_path):
+    """The runs of the small study, and where they go."""
+    study, results = plan.load(study_file()), Results(tmp_path / "results")
+    results.prepare(study)
+    return list(study.runs), results
+
+
+def test_runs_start_in_order_and_failures_are_counted(small, in_process, monkeypatch):
+    runs, results = small
+    started, lines = [], []
+
+    def execute(run, folder, prefix):
+        started.append((run, folder, prefix))
+        return "broken" if run.seed else None
+
+    monkeypatch.setattr(engine, "execute", execute)
+    monkeypatch.setattr(engine, "summary", lambda results, run: "fine")
+    assert engine.run_all(runs, results, workers=2, say=lines.append) == 2
+    assert started == [(run, results.of(run), run.label) for run in runs]
+    assert sorted(line.split(":")[1].split(";")[0] for line in lines) == [" failed", " failed", " fine", " fine"]
+    assert [line[:5] for line in lines] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
+    assert lines[-1].endswith("; 0 s left")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_only_the_killed_run_fails(small, in_process, monkeypatch, workers):
+    runs, results = small
+    tried = []
+
+    def execute(run, folder, prefix):
+        tried.append(run)
+        if run is runs[1]:
+            raise BrokenProcessPool
+        return None
+
+    monkeypatch.setattr(engine, "execute", execute)
+    monkeypatch.setattr(engine, "summary", lambda results, run: "fine")
+    assert engine.run_all(runs, results, workers=workers, say=lambda line: None) == 1
+    assert set(map(id, tried)) == set(map(id, runs))
+    failures = [results.failure(run) for run in runs]
+    assert [failure is not None for failure in failures] == [False, True, False, False]
+    assert failures[1]["error"] == "its process was killed (out of memory?)"
+
+
+def test_what_no_run_can_mend_ends_the_study(small, in_process, monkeypatch):
+    runs, results = small
+
+    def execute(run, folder, prefix):
+        raise VitposError("cannot write")
+
+    monkeypatch.setattr(engine, "execute", execute)
+    with pytest.raises(VitposError, match="cannot write"):
+        engine.run_all(runs, results, workers=2, say=lambda line: None)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_workers_by_default(monkeypatch):
+    assert engine.default_workers() == len(os.sched_getaffinity(0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert engine.default_workers() == 1
+
+
+def descendants(pid):
+    """Processes whose parent is one of `pid`'s, that are not zombies."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == pid and state != "Z":
+            child = int(stat.parent.name)
+            found += [child, *descendants(child)]
+    return found
+
+
+def alive(pids):
+    return [pid for pid in pids if Path(f"/proc/{pid}/stat").exists()
+            and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"]  # fmt: skip
+
+
+def wait(condition, seconds=90):
+    until = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.1)
+    return value
+
+
+@pytest.fixture
+def started(study_file, tmp_path):
+    """Starts a study of long runs in a process group of its own; whatever is left is killed in the end."""
+    file = study_file(seeds=[0], overrides={"trainer.max_epochs": 200})
+    words = ["study", "run", str(file), "--results", str(tmp_path / "results"), "--workers", "2"]
+    command = [sys.executable, "-c", "import sys; from vitpos.cli import main; sys.exit(main())", *words]
+    processes = []
+
+    def start():
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        processes.append(process)
+        return process
+
+    yield start, plan.load(file), Results(tmp_path / "results" / "small")
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def trained(results, study, epochs=1):
+    def lines(run):
+        file = results.of(run) / "metrics.jsonl"
+        return file.read_text().count("\n") if file.exists() else 0
+
+    return all(lines(run) >= epochs for run in study.runs)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TASKS.exists(), reason="looks for processes in /proc")
+def test_an_interrupt_ends_all_workers_and_the_next_start_goes_on(started):
+    start, study, results = started
+    process = start()
+    wait(lambda: trained(results, study))
+    workers = descendants(process.pid)
+    assert len(workers) >= 2
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error == "vitpos: interrupted; the same command again goes on where this one stopped\n"
+    assert wait(lambda: not alive(workers), 10)
+
+    again = start()
+    wait(lambda: "goes on after epoch " in "".join(
+        (results.of(run) / "run.log").read_text() for run in study.runs))  # fmt: skip
+    workers = descendants(again.pid)
+    again.kill()  # the parent alone: its workers must not outlive it
+    again.communicate(timeout=60)
+    assert wait(lambda: not alive(workers), 20)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TASKS.exists(), reason="looks for processes in /proc")
+def test_an_interrupt_before_the_workers_are_ready_says_one_line(started):
+    start, _, _ = started
+    process = start()
+    workers = wait(lambda: descendants(process.pid))
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error == "vitpos: interrupted; the same command again goes on where this one stopped\n"
+    assert wait(lambda: not alive(workers), 10)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_does_not_stop_the_others(study_file, tmp_path):
+    deadly = tmp_path / "deadly.py"
+    deadly.write_text(
+        "import os, signal\n"
+        "from lightning.pytorch import Callback\n"
+        "class Deadly(Callback):\n"
+        "    def on_train_epoch_start(self, trainer, pl_module):\n"
+        "        if pl_module.hparams['position'] == 'none':\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    file = study_file(seeds=[0], overrides={"trainer.callbacks": [{"class_path": "deadly.Deadly"}]})
+    command = [sys.executable, "-c", "import sys; from vitpos.cli import main; sys.exit(main())"]
+    done = subprocess.run(
+        [*command, "study", "run", str(file), "--results", str(tmp_path / "results"), "--workers", "2"],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
+    results, study = Results(tmp_path / "results" / "small"), plan.load(file)
+    assert [results.row(run) is not None for run in study.runs] == [False, True]
+    assert [results.failure(run) is not None for run in study.runs] == [True, False]
+    assert "none, seed 0: failed: its process was killed (out of memory?)" in done.stdout

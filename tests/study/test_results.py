@@ -1,0 +1,74 @@
+"""Results on disk: what counts as done, what is kept, what is refused."""
+
+import json
+import shutil
+
+import pytest
+
+from vitpos.cli import main
+from vitpos.errors import VitposError
+from vitpos.study import plan
+from vitpos.study.results import Results, write
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_a_result_counts_when_it_is_whole_and_of_this_run(done):
+    results, (one, two, *_) = Results(done.folder), plan.load(done.file).runs
+    file = results.of(one) / "result.json"
+    whole = file.read_text()
+    assert results.row(one) == json.loads(whole)
+    for damage in (whole[:-100], "", "[]", json.dumps({**json.loads(whole), "format": 0})):
+        file.write_text(damage)
+        assert results.row(one) is None
+    file.write_text((results.of(two) / "result.json").read_text())
+    assert results.row(one) is None
+
+
+def test_without_runs_the_collected_rows_count_and_the_report_is_the_same(done, capsys):
+    before = (done.folder / "report.md").read_text()
+    rows = (done.folder / "rows.jsonl").read_text()
+    shutil.rmtree(done.folder / "runs")
+    (done.folder / "report.md").unlink()
+    assert main(["study", "report", str(done.file), "--results", str(done.results)]) == 0
+    assert (done.folder / "report.md").read_text() == before
+    assert (done.folder / "rows.jsonl").read_text() == rows
+    assert main(["study", "run", str(done.file), "--results", str(done.results)]) == 0
+    assert "4 runs, 4 done before and skipped, 0 to do" in capsys.readouterr().out
+
+
+def test_rows_are_in_the_order_of_the_plan_and_keep_earlier_ones(done):
+    study, results = plan.load(done.file), Results(done.folder)
+    lines = (done.folder / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line)["hash"] for line in lines] == [run.hash for run in study.runs]
+    other = {**json.loads(lines[0]), "hash": "0" * 12}
+    (done.folder / "rows.jsonl").write_text("\n".join([json.dumps(other), *lines]))
+    rows, failures = results.collect(study)
+    assert ([row["hash"] for row in rows], failures) == ([run.hash for run in study.runs], [])
+    kept = [json.loads(line)["hash"] for line in (done.folder / "rows.jsonl").read_text().splitlines()]
+    assert kept == [*(run.hash for run in study.runs), "0" * 12]
+
+
+def test_a_damaged_line_is_named(done):
+    with (done.folder / "rows.jsonl").open("a") as file:
+        file.write('{"hash": \n')
+    with pytest.raises(VitposError, match=r"rows.jsonl line 5 is damaged .*: remove the line"):
+        Results(done.folder).stored()
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "result.json"
+    write(file, "old")
+
+    def half(self, text):
+        with self.open("w") as part:
+            part.write(text[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", half)
+    with pytest.raises(OSError, match="No space"):
+        write(file, "new text")
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert file.read_text() == "old"
