@@ -34,3 +34,13 @@ def test_positions_load_torch_and_the_standard_library_only():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_in_the_command_names_are_there_when_asked_for():
+    code = (
+        "import sys; sys.argv = ['vitpos']; import vitpos; print('torch' in sys.modules, "
+        "len({name: getattr(vitpos, name) for name in vitpos.__all__}), vitpos.attach is vitpos.attach); vitpos.nothing"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "False 8 True"
+    assert "AttributeError: module 'vitpos' has no attribute 'nothing'" in done.stderr

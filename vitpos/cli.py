@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -126,11 +127,15 @@ def study_command(options: argparse.Namespace) -> int:
         raise unknown("study file", str(options.file), beside)
     study = plan.load(options.file)
     results = Results(options.results / study.comparison.name)
+    results.refuse_other_terms(study)
     if not options.leave_old:
         results.refuse_strays(study)
     if options.action == "status":
         return study_status(study, results)
     failed = study_run(study, results, options.workers) if options.action == "run" else 0
+    if failed and not results.collect(study)[0]:
+        print(f"no run finished; why: vitpos study status {options.file}")
+        return 1
     study_report(study, results)
     return 1 if failed else 0
 
@@ -160,7 +165,8 @@ def study_run(study: Study, results: Results, workers: int | None) -> int:
             raise VitposError(f"{study.path}, {run.label}: {error}") from error
     count = min(workers or default_workers(), len(missing))
     print(f"{count} at a time; results go to {results.folder}", flush=True)
-    return run_all(missing, results, workers=count)
+    with results.lock():
+        return run_all(missing, results, workers=count)
 
 
 def study_status(study: Study, results: Results) -> int:
@@ -190,4 +196,12 @@ def study_report(study: Study, results: Results) -> None:
     print(report.write(study.comparison, rows, failures, results.folder))
     tensorboard.write_curves(rows, results.folder)
     print(f"\nreport       {results.folder / 'report.md'}")
-    print(f"curves       tensorboard --logdir {results.folder}")
+    print(f"curves       {beside_python('tensorboard')} --logdir {results.folder}")
+
+
+def beside_python(name: str) -> str:
+    """Writes a command as it can be typed: by its name if it is on the path, else with the folder of this Python."""
+    if shutil.which(name):
+        return name
+    path = Path(sys.executable).with_name(name)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

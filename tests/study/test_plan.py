@@ -32,6 +32,14 @@ def test_hash_depends_on_what_is_computed_only(study_file):
     assert len({run.hash for run in first} | {run.folder for run in first}) == 8
 
 
+def test_a_folder_of_images_is_known_by_its_place(study_file):
+    def hashes(name, root):
+        overrides = {"data.name": "folder", "data.root": root}
+        return {run.hash for run in plan.load(study_file(name, overrides=overrides)).runs}
+
+    assert not hashes("a", "/one") & hashes("b", "/other")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -44,6 +52,7 @@ def test_hash_depends_on_what_is_computed_only(study_file):
         ({"seeds": [0, 1, 0]}, r"seeds names 0 twice"),
         ({"axes": {"model.lr": [1]}}, r"axes need 'position' among them, got model.lr"),
         ({"axes": {"position": "none"}}, r"position needs a list of at least one value, got 'none'"),
+        ({"axes": {"position": ["learned"], "data.root": ["a", "b"]}}, r"data.root cannot be an axis: it says where"),
         ({"margin": "big"}, r"margin must be float, got 'big'"),
         ({"alpha": 2}, r"alpha"),
         ({"base": "nowhere.yaml"}, r"cannot read .*nowhere.yaml: No such file"),

@@ -41,12 +41,6 @@ def fit(tmp_path):
     return make
 
 
-DECAYED = pytest.mark.xfail(
-    strict=True, reason="task.py passes no_weight_decay() where timm expects weight_decay_exclude_1d"
-)
-
-
-@DECAYED
 def test_decay_is_of_matrices_only(fit):
     cli, _ = fit("learned", model__global_pool="token", model__weight_decay=0.3, trainer__max_epochs=1)
     names = {id(parameter): name for name, parameter in cli.model.net.named_parameters()}
@@ -59,7 +53,6 @@ def test_decay_is_of_matrices_only(fit):
         assert value == (0 if plain else 0.3), name
 
 
-@DECAYED
 def test_every_part_of_a_sum_is_without_decay(fit):
     cli, _ = fit("learned+learned(scale=1)", trainer__max_epochs=1)
     positions = {id(parameter) for parameter in cli.model.net.pos_embed.parameters()}

@@ -156,7 +156,7 @@ def _markdown(
         "## What it ran on",
         _provenance(groups),
         "## How to repeat",
-        f"```\nvitpos study run configs/studies/{comparison.name}.yaml\n```",
+        f"```\nvitpos study run configs/studies/{comparison.name}.yaml --results repeated\n```",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -16,7 +16,6 @@ from vitpos.errors import VitposError, unknown
 
 # Bumped when the same config starts to mean another computation: results of another format are not skipped but redone.
 FORMAT = 1
-METRICS = ("test/accuracy", "val/accuracy")
 # Where a run happens and where its files lie do not change what it computes, so they stay out of its hash.
 PLACE = ("data.root", "data.download", "trainer.default_root_dir", "trainer.accelerator", "trainer.devices")
 
@@ -39,6 +38,8 @@ class Run:
     def hash(self) -> str:
         """The first 12 hex digits of SHA-256 of the config without places; equal hashes are equal computations."""
         content = {key: value for key, value in flatten(self.config).items() if key not in PLACE}
+        if content.get("data.name") == "folder":  # there the place is all that names the data
+            content["data.root"] = self.config["data"].get("root")
         text = json.dumps({"format": FORMAT, **content}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -123,6 +124,9 @@ def load(path: str | Path) -> Study:
     file = File(**given)
     if "position" not in file.axes:
         raise VitposError(f"{path}: axes need 'position' among them, got {', '.join(file.axes) or 'none'}")
+    for key in PLACE:
+        if key in file.axes:
+            raise VitposError(f"{path}: {key} cannot be an axis: it says where a run happens, not what it computes")
     for key, values in {**file.axes, "seeds": file.seeds}.items():
         if not isinstance(values, list) or not values:
             raise VitposError(f"{path}: {key} needs a list of at least one value, got {values!r}")
@@ -132,8 +136,6 @@ def load(path: str | Path) -> Study:
     positions = [str(value) for value in file.axes["position"]]
     if file.reference not in positions:
         raise unknown("reference", file.reference, positions)
-    if file.metric not in METRICS:
-        raise unknown("metric", file.metric, METRICS)
     base = read_yaml(path.parent / file.base)
     return Study(
         path=path,

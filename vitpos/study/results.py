@@ -1,14 +1,22 @@
 """Results on disk: which runs are done, which failed, and the rows that the report is made from."""
 
+import contextlib
+import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vitpos.errors import VitposError
-from vitpos.study.plan import FORMAT, Run, Study, flatten
+from vitpos.study.plan import FORMAT, File, Run, Study, flatten, read_yaml
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 Row = dict[str, Any]
 
@@ -45,6 +53,24 @@ class Results:
             write(self.folder / "study.yaml", study.path.read_text())
         except OSError as error:
             raise unwritable(self.folder, error) from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps a second ``study run`` out while this one works (where the system has ``flock``).
+
+        Raises:
+            VitposError: Another one is at work.
+        """
+        with (self.folder / "runs" / ".lock").open("w") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise VitposError(
+                        f"another vitpos study run works in {self.folder}; wait for it, "
+                        "or name another folder with --results"
+                    ) from error
+            yield
 
     def of(self, run: Run) -> Path:
         """Returns the folder of a run."""
@@ -89,6 +115,24 @@ class Results:
         """Returns the results that an earlier version of the study file asked for and this one does not."""
         planned = {run.hash for run in study.runs}
         return [row for row in self.stored() if row["hash"] not in planned]
+
+    def refuse_other_terms(self, study: Study) -> None:
+        """Stops where the terms of the comparison changed after results were there to be seen.
+
+        Raises:
+            VitposError: Says which term changed, and how.
+        """
+        kept = self.folder / "study.yaml"
+        if not kept.exists() or not self.stored():
+            return
+        defaults = {field.name: field.default for field in dataclasses.fields(File)}
+        old, new = {**defaults, **read_yaml(kept)}, {**defaults, **read_yaml(study.path)}
+        for key in ("reference", "metric", "margin", "alpha"):
+            if old[key] != new[key]:
+                raise VitposError(
+                    f"{study.path}: {key} was stated before the runs as {old[key]} (in {kept}) and is {new[key]} "
+                    "now; put it back, or give the study another name"
+                )
 
     def refuse_strays(self, study: Study) -> None:
         """Stops where the file changed after some of its runs were made.

@@ -6,12 +6,12 @@ import errno
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import re
 import resource
 import subprocess
-import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from vitpos.study.results import Row, unwritable, write
 from vitpos.train.callbacks import History, amplitude, scheme_of
 from vitpos.train.cli import VitposCLI, finished_epochs
 from vitpos.train.task import Classifier
+
+CLEAR_PEAK = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the peak of resident memory
 
 
 def prepare(run: Run, folder: Path, *, prefix: str = "") -> VitposCLI:
@@ -96,7 +98,6 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     Raises:
         VitposError: Training went to a loss that is not finite.
     """
-    started = time.perf_counter()
     commit()  # kept from here on: the source may change while a study runs, the code that is loaded does not
     last = folder / "last.ckpt"
     try:
@@ -107,28 +108,32 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         resumed = False
     cli = prepare(run, folder, prefix=prefix)
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    device = trainer.strategy.root_device.type  # Lightning takes the model back to the CPU when it is done
+    reset_peak_memory(device)
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if resumed else None, weights_only=True)
     history = cli.history
     last_epoch = {key: value for key, value in history.rows[-1].items() if "/" in key}
     trainer.test(model, datamodule=data, verbose=False)
     metrics = {**last_epoch, **{key: float(value) for key, value in trainer.callback_metrics.items()}}
-    if not all(torch.isfinite(torch.tensor(value)) for value in metrics.values()):
-        raise VitposError(f"the loss is not finite after training: {metrics}")
+    diverged = [f"{key} {value}" for key, value in metrics.items() if not math.isfinite(value)]
+    if diverged:
+        raise VitposError(f"the loss is not finite after training ({', '.join(diverged)})")
     row = {
         "format": FORMAT,
         "hash": run.hash,
         "axes": run.axes,
         "seed": run.seed,
         "config": run.config,
+        "resolved": resolved(cli),
         "data": {"name": data.name, "fingerprint": data.fingerprint, **data.sizes},
         "metrics": metrics,
         "history": history.rows,
         **cost(model, data.in_chans, data.img_size),
         "images_per_second": sum(row["images_per_second"] for row in history.rows) / len(history.rows),
-        "seconds": time.perf_counter() - started,
-        "peak_memory_mb": peak_memory(),
+        "seconds": history.seconds,
+        "peak_memory_mb": peak_memory(device),
         "position": positions(model, history),
-        "environment": environment(str(trainer.precision), model.device.type),
+        "environment": environment(str(trainer.precision), device),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     for logger in trainer.loggers:
@@ -167,12 +172,28 @@ def positions(model: Classifier, history: History) -> dict[str, Any] | None:
     }
 
 
-def peak_memory() -> float:
-    """Returns the most memory this process has held, in MB: on the GPU where there is one, else resident."""
-    if torch.cuda.is_available():
+def resolved(cli: VitposCLI) -> dict[str, Any]:
+    """Returns the options of model and data with all defaults, without the place of the data."""
+    model, data = cli.config.model.as_dict(), cli.config.data.as_dict()
+    return {"model": model, "data": {key: value for key, value in data.items() if key not in ("root", "download")}}
+
+
+def reset_peak_memory(device: str) -> None:
+    """Starts counting the peak anew, where that can be done: a worker carries several runs out."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif CLEAR_PEAK.exists():
+        CLEAR_PEAK.write_text("5")
+
+
+def peak_memory(device: str) -> float:
+    """Returns the most memory held since `reset_peak_memory`, in MB: on the GPU, else resident in this process."""
+    if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    if CLEAR_PEAK.exists():  # Linux
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(peak[1]) * 1024 / 1e6 if peak else 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
 
 
 def environment(precision: str, device: str) -> dict[str, Any]:

@@ -28,14 +28,21 @@ class History(L.Callback):
         self.start_rms: float | None = None
         self.began = self.ended = 0.0
         self.images = 0
+        self.made, self.spent = time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time since this was made, and before that up to the checkpoint that the run goes on from."""
+        return self.spent + time.perf_counter() - self.made
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what the checkpoint keeps."""
-        return {"rows": self.rows, "start_rms": self.start_rms}
+        return {"rows": self.rows, "start_rms": self.start_rms, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the epochs up to the checkpoint back; later ones are trained again."""
         self.rows, self.start_rms = list(state_dict["rows"]), state_dict["start_rms"]
+        self.spent = state_dict["seconds"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the epochs that the checkpoint brought, and notes the table's amplitude at the start."""
@@ -51,6 +58,8 @@ class History(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts images; the clock stops with the last batch, before validation."""
+        if trainer.is_last_batch and pl_module.device.type == "cuda":
+            torch.cuda.synchronize()  # the host runs ahead of the GPU
         self.ended = time.perf_counter()
         self.images += len(batch[1])
 
@@ -74,7 +83,7 @@ class Similarity(L.Callback):
         """Writes the picture for the epochs trained so far."""
         scheme, grid = scheme_of(pl_module)
         vectors = probes.table(scheme, grid)
-        if vectors is None:
+        if vectors is None or not vectors.isfinite().all():
             return
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

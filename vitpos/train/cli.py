@@ -108,6 +108,7 @@ class VitposCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={
                 "max_epochs": 100,
+                "devices": 1,
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
                 "log_every_n_steps": 1,
@@ -184,6 +185,9 @@ class VitposCLI(LightningCLI):
                 f"{folder} already holds a run of {finished_epochs(last)} epochs; go on with --ckpt_path last, "
                 "or name another folder with --trainer.default_root_dir"
             )
+        devices = len(config.devices) if isinstance(config.devices, list) else config.devices
+        if devices not in (1, "1"):  # more would start this command once per device
+            raise VitposError(f"a run takes one device, got trainer.devices={config.devices!r}")
         kwargs["default_root_dir"] = folder
         if config.precision is None:
             kwargs["precision"] = "bf16-mixed" if fast_bf16(config.accelerator) else "32-true"

@@ -112,6 +112,8 @@ class Classifier(L.LightningModule):
             **size,
         )
         if options["mixup"] > 0 or options["cutmix"] > 0:
+            if data.batch_size % 2:
+                raise VitposError(f"mixup and cutmix pair the images of a batch: batch_size {data.batch_size} is odd")
             self.mix = Mixup(  # type: ignore[no-untyped-call]
                 mixup_alpha=options["mixup"],
                 cutmix_alpha=options["cutmix"],
@@ -129,7 +131,8 @@ class Classifier(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Starts the step's own stream for drop-path, dropout and mixup, whatever was drawn before."""
-        stream = derive(self.hparams["seed"], "dropout", self.global_step)
+        # by batch, as the augmentation: optimizer steps are fewer where gradients are accumulated
+        stream = derive(self.hparams["seed"], "dropout", self.trainer.fit_loop.epoch_loop.total_batch_idx)
         torch.manual_seed(stream)
         if self.mix is not None:
             np.random.seed(stream % 2**32)  # timm's Mixup draws from numpy's global state
@@ -178,11 +181,12 @@ class Classifier(L.LightningModule):
         net = self.net
         if net is None:
             raise VitposError("the network is not built yet: call build(data) or let the trainer do it")
-        groups = param_groups_weight_decay(net, self.hparams["weight_decay"], net.no_weight_decay())
+        decay = self.hparams["weight_decay"]
+        groups = param_groups_weight_decay(net, weight_decay=decay, no_weight_decay_list=net.no_weight_decay())
         optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
-        epochs = max(self.trainer.max_epochs or 1, 1)
-        warmup = max(min(round(self.hparams["warmup_epochs"] * steps / epochs), steps - 1), 0)
+        epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches  # in steps
+        warmup = max(min(round(self.hparams["warmup_epochs"] * epoch), steps - 1), 0)
         scheduler = CosineLRScheduler(
             optimizer,
             t_initial=steps - warmup,
