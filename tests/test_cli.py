@@ -172,6 +172,16 @@ def test_fit_then_go_on_then_validate(refused, capsys):
     refused("test", "--ckpt_path", "other.ckpt", expected=["other.ckpt is no checkpoint of vitpos fit: it holds a"])
 
 
+def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert main(FIT) == 0
+    printed = capsys.readouterr().out
+    assert "Epoch 0: 100%" in printed
+    assert "val/accuracy=" in printed
+    assert "v_num" not in printed
+    assert "epoch 1/1" not in printed
+
+
 def test_config_is_printed_and_help_exits_well(capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["fit", "--print_config", "--position", "learned", "--model.lr", "0.5"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from vitpos.analysis import probes
@@ -99,6 +100,16 @@ class Similarity(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws the end."""
         self.draw(trainer, pl_module)
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's progress bar, without the version of the logger, which is a word here."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """Returns what stands behind the bar."""
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 class EpochLines(L.Callback):

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError, unknown
-from vitpos.train.callbacks import EpochLines, History, Similarity
+from vitpos.train.callbacks import Bar, EpochLines, History, Similarity
 from vitpos.train.task import Classifier
 
 
@@ -193,7 +193,7 @@ class VitposCLI(LightningCLI):
             kwargs["precision"] = "bf16-mixed" if fast_bf16(config.accelerator) else "32-true"
         bar = sys.stderr.isatty() and not self.prefix and config.enable_progress_bar is not False
         kwargs["enable_progress_bar"] = bar
-        bars: list[Callback] = [TQDMProgressBar()] if bar else []
+        bars: list[Callback] = [Bar()] if bar else []
         if self.subcommand not in (None, "fit"):
             return self.make_trainer(
                 **kwargs, logger=False, enable_checkpointing=False, callbacks=[*(config.callbacks or []), *bars]
