@@ -42,7 +42,7 @@ def test_whole_report(study, tmp_path):
     assert "up to 0.50 points" in caveats
     assert "Runs differ" not in caveats
     ran = section(text, "What it ran on")
-    assert "Training time: 10 h 0 min in all, 24 runs" in ran
+    assert "Training time: 10 h 00 min in all, 24 runs" in ran
     assert "model: {depth: 6}\nepochs: 9\n" in ran  # neither position nor seed: those differ
     assert "vitpos study run configs/studies/first.yaml" in text
     assert max(map(len, table.splitlines())) <= 100

@@ -13,7 +13,7 @@ from vitpos.errors import VitposError
 from vitpos.study import plan
 from vitpos.study.run import prepare
 from vitpos.train import cli as train_cli
-from vitpos.train.callbacks import EpochLines, History, duration
+from vitpos.train.callbacks import EpochLines, History
 from vitpos.train.task import Classifier
 
 
@@ -161,14 +161,6 @@ def test_line_of_an_epoch(tmp_path, capsys):
     trainer.current_epoch = 1
     lines.on_train_epoch_end(trainer, None)
     assert capsys.readouterr().out == "learned, seed 0  epoch 2/2  loss 1.000  1000 img/s  done\n"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [
-    (0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3599.6, "1 h 00 min"),
-    (7500, "2 h 05 min"),
-])  # fmt: skip
-def test_duration(seconds, text):
-    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from vitpos.analysis.statistics import (
     points,
     summarize,
 )
-from vitpos.analysis.tables import interval, markdown, number, p_value, plain
+from vitpos.analysis.tables import duration, interval, markdown, number, p_value, plain
 from vitpos.errors import VitposError
 
 Failure = Mapping[str, Any]
@@ -325,7 +325,7 @@ def _provenance(groups: Groups) -> str:
         f"Versions: {_either(', '.join(f'{key} {e.get(key)}' for key in versions) for e in environments)}",
         f"Commit: {_either(str(e.get('commit')) for e in environments)}",
         f"Data: {_either(data)}",
-        f"Training time: {_duration(sum(row['seconds'] for row in rows))} in all, {len(rows)} runs",
+        f"Training time: {duration(sum(row['seconds'] for row in rows))} in all, {len(rows)} runs",
     ]
     config = yaml.safe_dump(
         _common([row["config"] for row in rows]), default_flow_style=None, sort_keys=False, width=110
@@ -358,10 +358,3 @@ def _names(names: Any) -> str:
 def _mean(values: Sequence[float | None]) -> float:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else math.nan
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

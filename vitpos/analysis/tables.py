@@ -22,6 +22,16 @@ def p_value(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def duration(seconds: float) -> str:
+    """Writes seconds as people say them: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """Lays out a Markdown table: the columns ``left`` to the left, the others to the right."""
     lines = [header, ["---" if i in left else "---:" for i in range(len(header))], *rows]

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from vitpos.analysis import probes
+from vitpos.analysis.tables import duration
 from vitpos.train.task import Classifier
 
 
@@ -148,16 +149,6 @@ class EpochLines(L.Callback):
         print(line, flush=True)
         with self.path.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}  {line}\n")
-
-
-def duration(seconds: float) -> str:
-    """Writes seconds as people say them: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def scheme_of(module: L.LightningModule) -> tuple[Any, tuple[int, int]]:
