@@ -84,6 +84,7 @@ def test_mistakes_in_the_command(refused, words, expected):
         (["--model.patch_size", "3"], ["img_size (8, 8) is not a multiple of patch_size 3"]),
         (["--config", "nowhere.yaml"], ["File does not exist: ", "nowhere.yaml"]),
         (["--config", "."], ["Path is not a file"]),
+        (["--seed_everything", "true"], ["seed_everything should be a whole number, got true"]),
         (["--ckpt_path", "nowhere.ckpt"], ["no checkpoint nowhere.ckpt"]),
     ],
 )

@@ -147,6 +147,8 @@ class VitposCLI(LightningCLI):
             where = ", ".join(file for file in files if file not in str(error))
             raise VitposError(f"{error} (config: {where})" if where else str(error)) from error
         self.subcommand = self.config.get("subcommand")
+        if isinstance(seed := self._get(self.config, "seed_everything"), bool):
+            raise VitposError(f"seed_everything should be a whole number, got {str(seed).lower()}")
         if self.subcommand is None:
             return
         options = self.config[self.subcommand]
