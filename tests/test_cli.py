@@ -125,6 +125,10 @@ def test_width_that_does_not_divide(refused, monkeypatch, model, position, expec
     refused(*FIT, "--position", position, expected=expected)
 
 
+def test_a_wrong_scheme_shows_before_missing_data(refused):
+    refused("fit", "--data.root", "nowhere", "--position", "lerned", expected=["'lerned'; did you mean 'learned'"])
+
+
 def test_missing_and_damaged_data(refused, folder):
     ways = ["official archive", "parquet copy", "--data.download true"]
     refused("fit", "--data.root", folder, expected=["cifar10: not found", str(folder), *ways])

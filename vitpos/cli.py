@@ -153,19 +153,19 @@ def study_run(study: Study, results: Results, workers: int | None) -> int:
     from vitpos.study.engine import default_workers, run_all
     from vitpos.study.run import prepare
 
-    results.prepare(study)
-    for run in missing:
-        if (results.of(run) / "result.json").exists():
-            print(f"{run.label}: result.json is damaged or of another version; it is made again", flush=True)
-    variants = {str(run.axes): run for run in reversed(missing)}  # a mistake should show before hours of training
-    for run in variants.values():
-        try:
-            prepare(run, results.of(run))
-        except VitposError as error:
-            raise VitposError(f"{study.path}, {run.label}: {error}") from error
-    count = min(workers or default_workers(), len(missing))
-    print(f"{count} at a time; results go to {results.folder}", flush=True)
     with results.lock():
+        results.keep(study)
+        for run in missing:
+            if (results.of(run) / "result.json").exists():
+                print(f"{run.label}: result.json is damaged or of another version; it is made again", flush=True)
+        variants = {str(run.axes): run for run in reversed(missing)}  # a mistake should show before hours of training
+        for run in variants.values():
+            try:
+                prepare(run, results.of(run))
+            except VitposError as error:
+                raise VitposError(f"{study.path}, {run.label}: {error}") from error
+        count = min(workers or default_workers(), len(missing))
+        print(f"{count} at a time; results go to {results.folder}", flush=True)
         return run_all(missing, results, workers=count)
 
 

@@ -22,7 +22,6 @@ TASKS = Path("/proc/self/task")
 def small(study_file, tmp_path):
     """The runs of the small study, and where they go."""
     study, results = plan.load(study_file()), Results(tmp_path / "results")
-    results.prepare(study)
     return list(study.runs), results
 
 

@@ -107,7 +107,6 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path, study_file):
     found = []
     for workers in (1, 3):
         results = Results(tmp_path / f"{workers}")
-        results.prepare(study)
         assert run_all(list(study.runs), results, workers=workers, say=lambda line: None) == 0
         found.append([results.row(run)["metrics"] for run in study.runs])
     assert found[0] == found[1]

@@ -262,6 +262,7 @@ def _caveats(
         else f"{len(seeds)} seeds. A t interval assumes normally distributed differences.",
         f"Schemes within a margin of {comparison.margin:g} (percentage points) count as equal: stated before the runs.",
         _sampling(comparison, rows),
+        "images/s are as the runs went, beside each other and whatever else the machine did: no comparison of speed.",
     ]
     lines += [f"`{d.candidate.label}`: {d.note}." for d in differences if d.note]
     lines += [

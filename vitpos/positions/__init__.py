@@ -2,6 +2,6 @@
 
 from vitpos.positions import learned as learned
 from vitpos.positions import sinusoidal as sinusoidal
-from vitpos.positions.base import Geometry, PositionEmbedding, Sum, available, build, options, parse, register
+from vitpos.positions.base import Geometry, PositionEmbedding, Sum, available, build, check, options, parse, register
 
-__all__ = ["Geometry", "PositionEmbedding", "Sum", "available", "build", "options", "parse", "register"]
+__all__ = ["Geometry", "PositionEmbedding", "Sum", "available", "build", "check", "options", "parse", "register"]

@@ -179,8 +179,23 @@ def build(scheme: str | PositionEmbedding, geometry: Geometry) -> PositionEmbedd
                 f"position scheme {scheme.scheme!r} was made for {scheme.geometry}, the model has {geometry}"
             )
         return scheme
-    parts = [_make(name, given, geometry) for name, given in parse(scheme)]
+    parts = [_registry[name](geometry, **given) for name, given in check(scheme)]
     return parts[0] if len(parts) == 1 else Sum(geometry, parts)
+
+
+def check(text: str) -> list[tuple[str, dict[str, object]]]:
+    """Reads the text of a scheme as `parse` does, and makes sure that its schemes and their options exist.
+
+    Raises:
+        VitposError: The text cannot be read, or a scheme or an option is unknown.
+    """
+    parts = parse(text)
+    for name, given in parts:
+        takes = options(name)
+        for option in given:
+            if option not in takes:
+                raise unknown(f"option of position scheme {name!r}:", option, takes)
+    return parts
 
 
 def parse(text: str) -> list[tuple[str, dict[str, object]]]:
@@ -212,15 +227,6 @@ def _parts(node: ast.expr) -> list[tuple[str, dict[str, object]]]:
             if len(given) == len(keywords):  # else one is given twice, or by **
                 return [(name, given)]
     raise ValueError
-
-
-def _make(name: str, given: dict[str, object], geometry: Geometry) -> PositionEmbedding:
-    """Builds one part after checking its options against the constructor."""
-    takes = options(name)
-    for option in given:
-        if option not in takes:
-            raise unknown(f"option of position scheme {name!r}:", option, takes)
-    return _registry[name](geometry, **given)
 
 
 class Sum(PositionEmbedding):

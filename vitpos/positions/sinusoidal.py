@@ -1,6 +1,7 @@
 """Absolute positions that are fixed sines and cosines, over the raster order or over rows and columns."""
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from vitpos.errors import VitposError
 from vitpos.positions.base import Geometry, Grid, PositionEmbedding, positive, register
 
 
-class Sinusoidal(PositionEmbedding):
+class Sinusoidal(PositionEmbedding, ABC):
     """What both sinusoids share: a fixed table, added to the patch tokens before block 0.
 
     Every table consists of pairs (sin a, cos a), so its RMS is exactly sqrt(1/2) on every grid.
@@ -55,9 +56,9 @@ class Sinusoidal(PositionEmbedding):
     def _compute(self, grid: Grid, device: torch.device | None) -> Tensor:
         return self.amplitude * self.formula(grid, device)
 
+    @abstractmethod
     def formula(self, grid: Grid, device: torch.device | None = None) -> Tensor:
         """Computes the table at its own amplitude, (1, rows * columns, embed_dim), in float64."""
-        raise NotImplementedError
 
     def _angles(self, positions: int, bands: int, device: torch.device | None) -> Tensor:
         """``position / temperature^(band / bands)``, (positions, bands), in float64 (bfloat16 errs by 0.17 at 64)."""

@@ -42,26 +42,19 @@ class Results:
 
     folder: Path
 
-    def prepare(self, study: Study) -> None:
-        """Makes the folder and keeps a copy of the study file in it.
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Makes the folder, and keeps a second ``study run`` out of it (where the system has ``flock``).
 
         Raises:
-            VitposError: The folder cannot be written.
+            VitposError: Another one is at work, or the folder cannot be written.
         """
         try:
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
-            write(self.folder / "study.yaml", study.path.read_text())
+            file = (self.folder / "runs" / ".lock").open("w")
         except OSError as error:
             raise unwritable(self.folder, error) from error
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps a second ``study run`` out while this one works (where the system has ``flock``).
-
-        Raises:
-            VitposError: Another one is at work.
-        """
-        with (self.folder / "runs" / ".lock").open("w") as file:
+        with file:
             if fcntl is not None:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,6 +64,17 @@ class Results:
                         "or name another folder with --results"
                     ) from error
             yield
+
+    def keep(self, study: Study) -> None:
+        """Keeps a copy of the study file beside its results.
+
+        Raises:
+            VitposError: The folder cannot be written.
+        """
+        try:
+            write(self.folder / "study.yaml", study.path.read_text())
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
 
     def of(self, run: Run) -> Path:
         """Returns the folder of a run."""

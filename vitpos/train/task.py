@@ -14,6 +14,7 @@ from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from timm.scheduler import CosineLRScheduler  # type: ignore[attr-defined]
 
 import vitpos.models  # noqa: F401  (registers the small models with timm)
+from vitpos import positions
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError, unknown
 from vitpos.seeding import derive
@@ -62,6 +63,7 @@ class Classifier(L.LightningModule):
         super().__init__()
         if not timm.is_model(name):
             raise unknown("model", name, timm.list_models("vitpos_*"))
+        positions.check(position)  # before the data, which may have to be downloaded
         if not (lr > 0 and weight_decay >= 0 and warmup_epochs >= 0 and 0 <= label_smoothing < 1):
             raise VitposError(
                 f"lr must be above 0 (got {lr}), weight_decay and warmup_epochs at least 0 (got {weight_decay} and "
