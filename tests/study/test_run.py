@@ -80,6 +80,7 @@ def test_a_run_leaves_its_files_and_one_curve(done_once):
     experiment = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     infos = plugin_data_pb2.HParamsPluginData.FromString(experiment).experiment.metric_infos
     assert {info.name.tag for info in infos} == {f"final/{key}" for key in row["metrics"]}
+    assert infos[0].name.tag == "final/test/accuracy"  # the tab shows the first five
     assert events.Scalars("final/test/accuracy")[0].value == pytest.approx(row["metrics"]["test/accuracy"])
 
 

@@ -27,18 +27,27 @@ def untimed(rows):
     return [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
 
 
-def test_interrupted_run_ends_bit_equal(tmp_path, run):
+@pytest.mark.parametrize("moment", ["in an epoch", "before its checkpoint"])
+def test_interrupted_run_ends_bit_equal(tmp_path, run, moment):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert execute(run, whole) is None
 
     cli = prepare(run, broken)
 
-    def crash(batch, batch_idx):
-        if cli.trainer.current_epoch == 2 and batch_idx == 2:
-            raise ConnectionError("power cut")
-        return step(batch, batch_idx)
+    step, save = cli.model.training_step, cli.trainer.save_checkpoint
 
-    step, cli.model.training_step = cli.model.training_step, crash
+    def crash(*args, **kwargs):
+        raise ConnectionError("power cut")
+
+    def training_step(batch, batch_idx):
+        cut = moment == "in an epoch" and (cli.trainer.current_epoch, batch_idx) == (2, 2)
+        return (crash if cut else step)(batch, batch_idx)
+
+    def save_checkpoint(*args, **kwargs):
+        cut = moment == "before its checkpoint" and cli.trainer.current_epoch == 2
+        return (crash if cut else save)(*args, **kwargs)
+
+    cli.model.training_step, cli.trainer.save_checkpoint = training_step, save_checkpoint
     with pytest.raises(ConnectionError):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     for logger in cli.trainer.loggers:

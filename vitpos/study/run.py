@@ -137,7 +137,8 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     for logger in trainer.loggers:
-        final = {f"final/{key}": value for key, value in metrics.items()}  # a name of their own, off the curves
+        # a name of their own, off the curves; in this order, since TensorBoard's table shows the first five: test first
+        final = {f"final/{key}": metrics[key] for key in sorted(metrics)}
         logger.log_hyperparams({"seed": run.seed, **run.axes}, final, step=len(history.rows))
         logger.finalize("success")
     return row
