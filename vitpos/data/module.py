@@ -57,7 +57,7 @@ class ImageData(LightningDataModule):
         root: str | None = None,
         download: bool = False,
         batch_size: int = 256,
-        eval_batch_size: int = 1000,
+        eval_batch_size: int = 250,
         crop_padding: int = 4,
         flip: bool = True,
         seed: int = 0,
@@ -69,7 +69,7 @@ class ImageData(LightningDataModule):
             root: Where the data lies; ``$VITPOS_DATA``, else ``./data``, where not given.
             download: Whether CIFAR may be downloaded into the root.
             batch_size: Images a step of training.
-            eval_batch_size: Images a step of validation and test.
+            eval_batch_size: Images a step of validation and test (larger ones leave a CPU's cache).
             crop_padding: Zeros around a training image before it is cropped at random; 0 for no crop.
             flip: Whether training images are mirrored at random.
             seed: Seed of order and augmentation.

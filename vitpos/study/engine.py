@@ -19,10 +19,10 @@ from vitpos.study.run import execute, fail
 
 
 def default_workers() -> int:
-    """Returns a worker per processor, or a single one for a GPU."""
-    if torch.cuda.is_available():
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
+    """Returns a worker per processor, or up to four that share a GPU, which a small ViT alone does not fill."""
+    # macOS has no sched_getaffinity
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(4, cores // 4)) if torch.cuda.is_available() else cores
 
 
 def start_worker() -> None:

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError, unknown
 from vitpos.train.callbacks import Bar, EpochLines, History, Similarity
+from vitpos.train.speed import keep_memory
 from vitpos.train.task import Classifier
 
 
@@ -94,6 +95,7 @@ class VitposCLI(LightningCLI):
 
     def __init__(self, args: dict[str, Any] | list[str], *, run: bool, prefix: str = "") -> None:
         self.prefix = prefix
+        keep_memory()
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         logging.getLogger("timm.scheduler").setLevel(logging.ERROR)  # warns where all steps are warm-up
@@ -193,6 +195,12 @@ class VitposCLI(LightningCLI):
         kwargs["default_root_dir"] = folder
         if config.precision is None:
             kwargs["precision"] = "bf16-mixed" if fast_bf16(config.accelerator) else "32-true"
+            torch.backends.cuda.matmul.fp32_precision = "tf32"  # of the products that stay in float32
+        elif str(config.precision).startswith("bf16") and on_gpu(config.accelerator) and not fast_bf16("cuda"):
+            raise VitposError(
+                f"trainer.precision is {config.precision}, but {torch.cuda.get_device_name()} has no bfloat16; "
+                "use 32-true or 16-mixed, or leave it out"
+            )
         bar = sys.stderr.isatty() and not self.prefix and config.enable_progress_bar is not False
         kwargs["enable_progress_bar"] = bar
         bars: list[Callback] = [Bar()] if bar else []
@@ -268,9 +276,14 @@ def finished_epochs(checkpoint: Path) -> int:
     return int(read_checkpoint(checkpoint)["epoch"]) + 1
 
 
+def on_gpu(accelerator: str) -> bool:
+    """Tells whether Lightning's accelerator of this name is a CUDA device here."""
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
 def fast_bf16(accelerator: str) -> bool:
     """Tells whether bfloat16 products are in the hardware that will train (emulated ones are slower than float32)."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+    if on_gpu(accelerator):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,5 +1,6 @@
 """The training task: a timm ViT, a position scheme, and the recipe that is the same for all of them."""
 
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import lightning as L
@@ -18,6 +19,7 @@ from vitpos import positions
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError, unknown
 from vitpos.seeding import derive
+from vitpos.train.speed import Attention, Compile, choose_attention, compiles
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -41,6 +43,9 @@ class Classifier(L.LightningModule):
         label_smoothing: Share of the target spread over all classes.
         mixup: Alpha of mixup (timm); 0 is off.
         cutmix: Alpha of cutmix (timm); 0 is off.
+        attention: ``fused``, ``unfused``, or what is faster where it trains (``auto``); equal but for rounding.
+        compile: Whether the training step is compiled by ``torch.compile``: true, false, or ``auto``, that is on a GPU
+            where it works; equal but for rounding.
         seed: Seed of all streams; the command line sets it from ``seed_everything``.
     """
 
@@ -58,6 +63,8 @@ class Classifier(L.LightningModule):
         label_smoothing: float = 0.1,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        attention: Attention = "auto",
+        compile: Compile = "auto",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -72,6 +79,7 @@ class Classifier(L.LightningModule):
         self.save_hyperparameters()
         self.net: VisionTransformer | None = None
         self.mix: Mixup | None = None
+        self.step: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = self.loss
 
     @property
     def data(self) -> ImageData:
@@ -82,9 +90,15 @@ class Classifier(L.LightningModule):
         return data
 
     def configure_model(self) -> None:
-        """Builds the network for the images at hand, once; Lightning calls this after the data are set up."""
-        if self.net is None:
-            self.build(self.data)
+        """Builds the network for the images at hand, once, and chooses how it is computed; called before each stage."""
+        net = self.build(self.data) if self.net is None else self.net
+        device = self.trainer.strategy.root_device.type
+        choose_attention(net, self.hparams["attention"], device, str(self.trainer.precision))
+        if self.trainer.training and compiles(self.hparams["compile"], device):
+            # draws as without compilation, so that dropout stays paired; a graph a scheme, kept for its other seeds
+            torch._inductor.config.fallback_random = True
+            torch._dynamo.config.recompile_limit = 100
+            self.step = torch.compile(self.loss, dynamic=False)
 
     def build(self, data: ImageData) -> VisionTransformer:
         """Builds the network for the images of a data module that is set up.
@@ -139,16 +153,16 @@ class Classifier(L.LightningModule):
         if self.mix is not None:
             np.random.seed(stream % 2**32)  # timm's Mixup draws from numpy's global state
 
+    def loss(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Computes loss and logits; targets are labels, or shares of the classes where the images are mixed."""
+        smoothing = self.hparams["label_smoothing"] if self.mix is None else 0.0  # mixup has smoothed them
+        logits = self(images)
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing), logits
+
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Computes the loss of one batch."""
         images, labels = batch
-        if self.mix is None:
-            logits = self(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
-        else:
-            images, targets = self.mix(images, labels)
-            logits = self(images)
-            loss = F.cross_entropy(logits, targets)
+        loss, logits = self.step(*(batch if self.mix is None else self.mix(images, labels)))
         self.record("train", loss.detach(), logits, labels)
         return loss
 
