@@ -23,6 +23,8 @@ from pathlib import Path
 import growth
 import torch
 
+from vitpos.data.module import ImageData
+from vitpos.errors import VitposError
 from vitpos.study.run import hardware
 
 CONTENDERS = {
@@ -91,29 +93,36 @@ def main() -> None:
     parser.add_argument("--no-growth", action="store_true", help="leave out how cost grows with the model")
     parser.add_argument("--output", type=Path, default=Path("results/bench"), help="folder (default results/bench)")
     options = parser.parse_args()
+    try:
+        ImageData(name="cifar10").source  # noqa: B018  (decoded once, for all contenders)
+    except VitposError as error:
+        parser.error(str(error))
     options.output.mkdir(parents=True, exist_ok=True)
-    rates = {dtype: product_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    peak = max(rates.values())
     text = [
         f"{hardware('cuda' if CUDA else 'cpu')}; torch {torch.__version__}, Python {platform.python_version()}.",
-        f"Products of 2048 x 2048 matrices: {rates[torch.float32]:.0f} GFLOP/s in float32,",
-        f"{rates[torch.bfloat16]:.0f} in bfloat16.",
         "Batches of 256 images of 32 pixels, 64 tokens; median, least and most of the turns.",
     ]
     print("\n".join(text), flush=True)
     record = {}
+    products: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     for model in options.models:
         contenders = [Contender(name, model) for name in CONTENDERS]
         for _ in range(options.rounds):
+            for dtype, rates in products.items():
+                rates.append(product_rate(dtype))
             for contender in contenders:
                 contender.turn(options.seconds)
-        lines = table(model, contenders, peak)
+        lines = table(model, contenders, max(map(statistics.median, products.values())))
         record[model] = {contender.name: contender.rates for contender in contenders}
         print("\n".join(lines), flush=True)
         text += lines
         for contender in contenders:
             contender.end()
+    float32, bfloat16 = map(statistics.median, products.values())
+    text.insert(1, f"Products of 2048 x 2048 matrices: {float32:.0f} GFLOP/s in float32, {bfloat16:.0f} in bfloat16.")
+    print(text[1])
     if not options.no_growth:
+        peak = max(float32, bfloat16)
         points = growth.measure()
         lines = growth.table(points, peak)
         growth.draw(points, peak, options.output / "growth.png")
@@ -125,7 +134,7 @@ def main() -> None:
 
 
 def product_rate(dtype: torch.dtype) -> float:
-    """Measures the rate of matrix products in GFLOP/s, the median of nine."""
+    """Measures the rate of matrix products in GFLOP/s, the median of nine, beside the turns of the contenders."""
     one, two = (torch.randn(2048, 2048).to("cuda" if CUDA else "cpu", dtype) for _ in range(2))
     times = []
     for _ in range(12):

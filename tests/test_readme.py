@@ -28,6 +28,8 @@ def test_command_is_understood(words, monkeypatch, capsys):
     match words:
         case ["bash", script]:
             subprocess.run(["bash", "-n", script], check=True)
+        case ["python", script]:
+            compile(Path(script).read_text(), script, "exec")
         case ["vitpos", "study", *_, file]:
             assert cli.parser().parse_args(words[1:]).file == Path(file)
             assert Path(file).exists()
@@ -57,3 +59,10 @@ def test_the_table_of_the_first_answer_is_that_of_its_report():
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     assert len(rows) >= 5
     assert [row for row in rows if row not in report] == []
+
+
+def test_the_table_of_speed_is_that_of_the_benchmark():
+    measured = (ROOT / "results/bench/bench.md").read_text()
+    rows = [line for line in README.split("## Speed")[1].split("\n## ")[0].splitlines() if line.startswith("| ")]
+    assert len(rows) == 9
+    assert [row for row in rows if row not in measured] == []
