@@ -36,6 +36,11 @@ class Seam:
             )
 
 
+def _joined(prefix: Tensor, patches: Tensor, dim: int) -> Tensor:
+    """Puts the prefix tokens back in front; without any there is nothing to copy."""
+    return torch.cat([prefix, patches], dim=dim) if prefix.shape[dim] else patches
+
+
 class LayerTokens:
     """A hook in front of a block that hands its patch tokens to the scheme.
 
@@ -52,7 +57,7 @@ class LayerTokens:
         self.seam.check(x.shape[1], prefix)
         patches = x[:, prefix:]
         changed = self.seam.scheme.tokens(patches, self.seam.grid, self.layer)
-        return None if changed is patches else (torch.cat([x[:, :prefix], changed], dim=1), *inputs[1:])
+        return None if changed is patches else (_joined(x[:, :prefix], changed, dim=1), *inputs[1:])
 
 
 class PositionedAttention(Attention):
@@ -76,23 +81,28 @@ class PositionedAttention(Attention):
         bias = seam.scheme.bias(patch_q, patch_k, seam.grid, self.layer)
         new_q, new_k = seam.scheme.rotate(patch_q, patch_k, seam.grid, self.layer)
         if new_q is not patch_q:
-            q = torch.cat([q[:, :, :prefix], new_q], dim=2)
+            q = _joined(q[:, :, :prefix], new_q, dim=2)
         if new_k is not patch_k:
-            k = torch.cat([k[:, :, :prefix], new_k], dim=2)
+            k = _joined(k[:, :, :prefix], new_k, dim=2)
         if bias is not None:
-            bias = F.pad(bias.to(q.dtype), (prefix, 0, prefix, 0))
+            bias = bias.to(q.dtype)
+            bias = F.pad(bias, (prefix, 0, prefix, 0)) if prefix else bias
             # 4-D, for the fused kernels refuse a mask of 3.
             bias = bias if bias.dim() == 4 else bias[None]
             attn_mask, is_causal = self._mask(bias, attn_mask, is_causal), False
 
-        if self.fused_attn:
+        if self.fused_attn and not seam.scheme.uses_attention:
             dropout = self.attn_drop.p if self.training else 0.0
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, is_causal=is_causal)
         else:
             logits = (q * self.scale) @ k.transpose(-2, -1)
             mask = self._mask(None, attn_mask, is_causal, like=logits)
             logits = logits if mask is None else logits + mask
-            x = self.attn_drop(logits.softmax(dim=-1)) @ v
+            attention = self.attn_drop(logits.softmax(dim=-1))
+            x = attention @ v
+            if seam.scheme.uses_attention:
+                added = seam.scheme.values(attention[:, :, prefix:, prefix:], seam.grid, self.layer)
+                x = _joined(x[:, :, :prefix], x[:, :, prefix:] + added, dim=2)
 
         x = self.norm(x.transpose(1, 2).reshape(batch, length, self.attn_dim))
         x = x if gate is None else x * gate

@@ -3,10 +3,11 @@
 import ast
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError, unknown
@@ -101,6 +102,30 @@ class PositionEmbedding(nn.Module):
             None, or (heads, N, N), or (B, heads, N, N).
         """
         return None
+
+    @property
+    def uses_attention(self) -> bool:
+        """Whether `values` is to be called. It rules out fused attention, which never holds the weights."""
+        return False
+
+    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+        """Gives what is added to each head's output in block `layer` (contextual schemes that act on the values).
+
+        Called only where `uses_attention` is true.
+
+        Args:
+            attention: Weights of the patch tokens among themselves, (B, heads, N, N), after softmax and dropout. With
+                prefix tokens the rows do not sum to 1.
+            grid: Rows and columns of this batch.
+            layer: Index of the block, from 0.
+
+        Returns:
+            (B, heads, N, head_dim), in the dtype of `attention`.
+
+        Raises:
+            NotImplementedError: The scheme says that it uses the attention, and does not.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.uses_attention is true, so it has to define values()")
 
 
 Scheme = TypeVar("Scheme", bound=type[PositionEmbedding])
@@ -263,6 +288,16 @@ class Sum(PositionEmbedding):
                 total = term if total is None else total + term
         return total
 
+    @property
+    def uses_attention(self) -> bool:
+        """Whether one of the parts does."""
+        return any(part.uses_attention for part in self._each())
+
+    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+        """Adds the parts that use the attention."""
+        terms = [part.values(attention, grid, layer) for part in self._each() if part.uses_attention]
+        return torch.stack(terms).sum(dim=0) if len(terms) > 1 else terms[0]
+
 
 def positive(scheme: str, option: str, value: object) -> float:
     """Checks an option that must be a finite number above 0.
@@ -270,6 +305,54 @@ def positive(scheme: str, option: str, value: object) -> float:
     Raises:
         VitposError: It is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+    if not _finite(value) or value <= 0:
         raise VitposError(f"position scheme {scheme!r}: {option}={value!r} must be a finite number above 0")
     return float(value)
+
+
+def not_negative(scheme: str, option: str, value: object) -> float:
+    """Checks an option that must be a finite number, 0 or above.
+
+    Raises:
+        VitposError: It is not.
+    """
+    if not _finite(value) or value < 0:
+        raise VitposError(f"position scheme {scheme!r}: {option}={value!r} must be a finite number of at least 0")
+    return float(value)
+
+
+def count(scheme: str, option: str, value: object, least: int = 1) -> int:
+    """Checks an option that must be a whole number of at least `least`.
+
+    Raises:
+        VitposError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise VitposError(f"position scheme {scheme!r}: {option}={value!r} must be a whole number of at least {least}")
+    return value
+
+
+def flag(scheme: str, option: str, value: object) -> bool:
+    """Checks an option that must be True or False.
+
+    Raises:
+        VitposError: It is not.
+    """
+    if not isinstance(value, bool):
+        raise VitposError(f"position scheme {scheme!r}: {option}={value!r} must be True or False")
+    return value
+
+
+def choice(scheme: str, option: str, value: object, allowed: Iterable[str]) -> str:
+    """Checks an option that must be one of some words.
+
+    Raises:
+        VitposError: It is not.
+    """
+    if not isinstance(value, str) or value not in (allowed := list(allowed)):
+        raise unknown(f"{option} of position scheme {scheme!r}:", str(value), allowed)
+    return value
+
+
+def _finite(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
