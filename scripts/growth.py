@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 
 import vitpos.models  # noqa: F401  (registers the models)
 from vitpos.train.cli import fast_bf16
@@ -48,7 +49,7 @@ def measure() -> list[Point]:
     """Times steps of models that differ from `BASE` in one factor, in turn: the median of seven rounds."""
     keep_memory()
     sizes = [(factor, value) for factor, values in FACTORS.items() for value in values]
-    steps = [trainer({**BASE, factor: value}) for factor, value in sizes]
+    steps = [trainer(model({**BASE, factor: value})) for factor, value in sizes]
     times: list[list[float]] = [[] for _ in steps]
     for _ in range(9):  # the first two warm up
         for step, own in zip(steps, times, strict=True):
@@ -63,10 +64,15 @@ def measure() -> list[Point]:
     ]
 
 
-def trainer(size: dict[str, int]) -> Callable[[], None]:
-    """Makes a model and returns what trains it for a step, on one batch over and over."""
+def model(size: dict[str, int]) -> VisionTransformer:
+    """Makes a model with heads of 32 channels."""
     heads = max(size["embed_dim"] // 32, 1)
-    model = timm.create_model("vitpos_nano_patch4_32", position="learned", num_heads=heads, **size).to(DEVICE)
+    return timm.create_model("vitpos_nano_patch4_32", position="learned", num_heads=heads, **size)
+
+
+def trainer(model: VisionTransformer) -> Callable[[], None]:
+    """Returns what trains a model for a step, on one batch over and over."""
+    model.to(DEVICE)
     bf16 = fast_bf16("auto")
     choose_attention(model, "auto", DEVICE.type, "bf16-mixed" if bf16 else "32-true")
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
