@@ -17,8 +17,8 @@ from timm.optim._param_groups import param_groups_layer_decay, param_groups_weig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import vitpos
-from vitpos.attach import PositionedAttention, PositionedVisionTransformer
 from vitpos.errors import VitposError
+from vitpos.hosts import PositionedAttention, PositionedVisionTransformer
 
 SHAPES = {
     "avg": {"class_token": False, "global_pool": "avg"},
@@ -228,30 +228,31 @@ def test_attach_leaves_the_random_state_and_draws_from_it(scheme):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_a_learned_table_is_never_lost_silently():
-    model = vit("learn")
-    with pytest.raises(VitposError, match=r"learned pos_embed \(1, 25, 24\) would be lost: .*drop=True to drop it"):
-        vitpos.attach(model, "sinusoidal_2d")
-    assert type(model) is VisionTransformer
-    assert isinstance(model.pos_embed, torch.nn.Parameter)
-    vitpos.attach(model, "sinusoidal_2d", drop=True)
-    assert "pos_embed" not in dict(model.named_parameters())
-    assert torch.equal(model(images()), vitpos.attach(vit("learn"), "sinusoidal_2d", drop=True)(images()))
-
-
-def test_attach_again_replaces_and_detach_restores():
+def test_attach_again_is_refused_without_a_word_and_detach_restores():
     model = vit()
     plain = model(images())
-    assert vitpos.attach(model, "learned(scale=1)") is model
+    assert vitpos.attach(model, "none") is model
+    vitpos.attach(model, "learned(scale=1)")  # nothing is lost with none
     first = model(images())
-    vitpos.attach(model, "sinusoidal_2d")
-    fresh = vitpos.attach(vit(), "sinusoidal_2d")
-    assert torch.equal(model(images()), fresh(images()))
-    assert [len(b._forward_pre_hooks) for b in model.blocks] == [0, 1, 1]
-    assert not torch.equal(first, model(images()))
+    with pytest.raises(
+        VitposError, match=r"already has position scheme 'learned': say .*keep.*drop.* to lose it"
+    ):
+        vitpos.attach(model, "sinusoidal_2d")
+    with pytest.raises(VitposError, match=r"existing='new' must be \"keep\" or \"drop\""):
+        vitpos.attach(model, "sinusoidal_2d", existing="new")
     with pytest.raises(VitposError, match="did you mean 'learned'"):
-        vitpos.attach(model, "lerned")
-    assert torch.equal(model(images()), fresh(images()))  # a failed attach changes nothing
+        vitpos.attach(model, "lerned", existing="drop")
+    assert torch.equal(model(images()), first)  # a failed attach changes nothing
+
+    vitpos.attach(model, "sinusoidal_2d", existing="keep")
+    assert [part.scheme for part in model.pos_embed.parts] == ["learned", "sinusoidal_2d"]
+    fresh = vitpos.attach(vit(), "learned(scale=1)+sinusoidal_2d")
+    assert torch.equal(model(images()), fresh(images()))
+    with pytest.raises(VitposError, match=r"already has position scheme 'learned\+sinusoidal_2d'"):
+        vitpos.attach(model, "none")
+    vitpos.attach(model, "sinusoidal_2d", existing="drop")
+    assert torch.equal(model(images()), vitpos.attach(vit(), "sinusoidal_2d")(images()))
+    assert [len(b._forward_pre_hooks) for b in model.blocks] == [0, 1, 1]
 
     assert vitpos.detach(model) is model
     assert torch.equal(model(images()), plain)
@@ -327,10 +328,10 @@ def heads_differ():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: torch.nn.Linear(2, 2), "cannot attach to Linear: only timm's VisionTransformer itself"),
+        (lambda: torch.nn.Linear(2, 2), "cannot attach to Linear: timm's VisionTransformer and Eva are served"),
         (
             lambda: timm.create_model("deit_tiny_distilled_patch16_224"),
-            "cannot attach to VisionTransformerDistilled: .* a subclass of timm's VisionTransformer",
+            "cannot attach to VisionTransformerDistilled: .* a subclass of timm's VisionTransformer, whose",
         ),
         (lambda: vit(patch_drop_rate=0.5), "patch_drop_rate > 0: the patches that are left have no grid"),
         (lambda: vit(block_fn=ParallelScalingBlock), "cannot attach to block ParallelScalingBlock"),
@@ -343,7 +344,7 @@ def heads_differ():
 def test_what_cannot_be_served_is_refused_by_name(make, message):
     model = make()
     with pytest.raises(VitposError, match=message):
-        vitpos.attach(model, "none", drop=True)
+        vitpos.attach(model, "none", existing="drop")
     assert not isinstance(model, PositionedVisionTransformer)
 
 

@@ -220,7 +220,7 @@ def test_a_bias_keeps_its_effect_under_autocast():
 def test_detach_takes_every_hook_away():
     plain = vit(reg_tokens=2)
     model = vitpos.attach(vit(reg_tokens=2), scheme_of(KINDS["all"])[1])
-    vitpos.attach(model, "none")
+    vitpos.attach(model, "none", existing="drop")
     assert torch.equal(model(images()), plain(images()))
     vitpos.attach(model, scheme_of(KINDS["all"])[1])
     vitpos.detach(model)

@@ -1,5 +1,6 @@
 """The README's code runs, its commands are understood, and its numbers are those of the report."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -30,6 +31,8 @@ def test_command_is_understood(words, monkeypatch, capsys):
             subprocess.run(["bash", "-n", script], check=True)
         case ["python", script]:
             compile(Path(script).read_text(), script, "exec")
+        case ["vitpos", "positions" | "show" | "check", *_]:
+            assert cli.parser().parse_args(words[1:]).command
         case ["vitpos", "study", *_, file]:
             assert cli.parser().parse_args(words[1:]).file == Path(file)
             assert Path(file).exists()
@@ -44,8 +47,14 @@ def test_command_is_understood(words, monkeypatch, capsys):
             pytest.fail(f"no test knows this command: {' '.join(words)}")
 
 
-def test_every_scheme_is_listed():
-    assert set(positions.available()) == set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+def test_every_scheme_is_listed_with_its_options():
+    listed = {}
+    for name, described in re.findall(r"^\| `(\w+)` \| [^|]+ \|([^|]*)\|$", README.split("## Run a")[0], re.MULTILINE):
+        listed[name] = set(re.findall(r"`(\w+)(?:=[^`]*)?`", described))
+        for option, default in re.findall(r"`(\w+)=([^`]*)`", described):
+            assert positions.options(name).get(option) == ast.literal_eval(default), f"{name}({option}={default})"
+    assert set(listed) == set(positions.available())
+    assert listed == {name: set(positions.options(name)) for name in listed}
 
 
 def test_links_lead_somewhere():

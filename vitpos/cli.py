@@ -99,7 +99,19 @@ def parser() -> argparse.ArgumentParser:
         if action == "run":
             sub.add_argument("--workers", type=positive, help="runs at a time (one per processor, or one on a GPU)")
         sub.set_defaults(command=study_command, action=action)
+    text = "test that a scheme does what every scheme must"
+    check = commands.add_parser("check", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    check.add_argument("scheme", help="name, name(option=value), a+b, or my_file.py:Name")
+    check.add_argument("--fast", action="store_true", help="leave out Inductor and ONNX")
+    check.set_defaults(command=check_command)
     return top
+
+
+def check_command(options: argparse.Namespace) -> int:
+    """Carries out ``vitpos check``."""
+    from vitpos import checks
+
+    return checks.check_command(options.scheme, options.fast)
 
 
 def study_help() -> str:

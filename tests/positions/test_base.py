@@ -14,12 +14,13 @@ def registry(monkeypatch):
     monkeypatch.setattr(base, "_registry", dict(base._registry))
 
 
-def test_the_first_schemes_are_there_and_say_their_options():
-    assert {"none", "learned", "sinusoidal_1d", "sinusoidal_2d"} <= set(available())
+def test_schemes_are_listed_in_order_and_say_their_options():
+    assert {"none", "learned", "sinusoidal_2d", "shaw_2d", "cpe"} <= set(available())
     assert available() == sorted(available())
     assert options("none") == {}
-    assert options("learned") == {"scale": 0.02}
-    assert options("sinusoidal_2d") == {"scale": None, "temperature": 10000.0}
+    assert options("sinusoidal_2d") == {"scale": None, "temperature": 10000.0, "inject": "stem"}
+    with pytest.raises(VitposError, match="unknown position scheme 'sinusoid_2d'; did you mean 'sinusoidal_2d'"):
+        options("sinusoid_2d")
 
 
 def test_none_returns_the_very_tensors():
@@ -28,6 +29,15 @@ def test_none_returns_the_very_tensors():
     assert scheme.tokens(x, (4, 6), 0) is x
     assert scheme.rotate(q, k, (4, 6), 0) == (q, k)
     assert scheme.bias(q, k, (4, 6), 0) is None
+    assert not scheme.uses_attention
+
+
+def test_a_scheme_that_asks_for_the_attention_and_does_not_use_it_is_named():
+    class Idle(PositionEmbedding):
+        uses_attention = True
+
+    with pytest.raises(NotImplementedError, match=r"Idle\.uses_attention is true, so it has to define values\(\)"):
+        Idle(GEOMETRY).values(torch.ones(1, 2, 24, 24), (4, 6), 0)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +74,8 @@ def test_text_of_another_form_is_one_clear_line(text):
     [
         ("sinusoidal_2", "unknown position scheme 'sinusoidal_2'; did you mean 'sinusoidal_2d'"),
         ("learned+lerned", "unknown position scheme 'lerned'; did you mean 'learned'"),
-        ("learned(scal=1)", r"position scheme 'learned': 'scal'; did you mean 'scale'\? \(known: scale\)"),
-        ("sinusoidal_1d(temp=1)", r"'sinusoidal_1d': 'temp'; .*'temperature'\? \(known: scale, temperature\)"),
+        ("learned(scal=1)", r"'learned': 'scal'; did you mean 'scale'\? \(known: init, inject, scale, temperature\)"),
+        ("sinusoidal_1d(temp=1)", r"'sinusoidal_1d': 'temp'; .*'temperature'\? \(known: inject, scale, temperature\)"),
         ("none(scale=1)", r"position scheme 'none': 'scale' \(known: none\)"),
         ("learned(scale=0)", "'learned': scale=0 must be a finite number above 0"),
         ("learned(scale='big')", "'learned': scale='big' must be a finite number above 0"),
@@ -73,6 +83,11 @@ def test_text_of_another_form_is_one_clear_line(text):
         ("sinusoidal_1d(scale=-1)", "'sinusoidal_1d': scale=-1 must be"),
         ("sinusoidal_2d(temperature=0)", "'sinusoidal_2d': temperature=0 must be"),
         ("sinusoidal_2d(temperature=1e999)", "'sinusoidal_2d': temperature=inf must be"),
+        ("shaw_2d(std=-1)", "'shaw_2d': std=-1 must be a finite number of at least 0"),
+        ("cpe(layers=True)", "'cpe': layers=True must be a whole number of at least 1"),
+        ("cpe(layers=1.0)", "'cpe': layers=1.0 must be a whole number of at least 1"),
+        ("shaw_2d(per_head=1)", "'shaw_2d': per_head=1 must be True or False"),
+        ("learned(inject='evry')", r"unknown inject of .*'learned': 'evry'; did you mean 'every'\? \(known: every, sh"),
     ],
 )
 def test_unknown_names_and_values_are_named_with_the_nearest(text, message):
@@ -95,13 +110,23 @@ def test_a_sum_applies_its_parts_in_order_and_adds_their_biases():
         def bias(self, q, k, grid, layer):
             return torch.full((2, 24, 24), float(self.shift))
 
+        @property
+        def uses_attention(self):
+            return self.shift > 0
+
+        def values(self, attention, grid, layer):
+            return attention * self.factor
+
     parts = [Affine(GEOMETRY, 2, 1), PositionEmbedding(GEOMETRY), Affine(GEOMETRY, 3, 5)]
     both = Sum(GEOMETRY, parts)
     ones = torch.ones(1, 1)
     assert both.tokens(ones, (4, 6), 0).item() == (1 * 2 + 1) * 3 + 5
     assert [t.item() for t in both.rotate(ones, ones, (4, 6), 0)] == [14, 1 - 1 - 5]
     assert both.bias(ones, ones, (4, 6), 0).unique().tolist() == [6]
+    assert both.values(ones, (4, 6), 0).item() == 2 + 3
+    assert Sum(GEOMETRY, parts[:2]).values(ones, (4, 6), 0).item() == 2
     assert Sum(GEOMETRY, parts[1:2]).bias(ones, ones, (4, 6), 0) is None
+    assert [Sum(GEOMETRY, some).uses_attention for some in (parts, parts[:2], parts[1:2])] == [True, True, False]
 
 
 def test_a_sum_from_text_adds_both_tables():

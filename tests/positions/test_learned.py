@@ -1,8 +1,10 @@
 import pytest
 import torch
-from timm.layers.pos_embed import resample_abs_pos_embed
 
+from vitpos.errors import VitposError
 from vitpos.positions import Geometry, build
+
+GEOMETRY = Geometry((4, 6), 24, 2, 3)
 
 
 @pytest.mark.parametrize("scale", [0.02, 0.2, 1.0])
@@ -14,17 +16,40 @@ def test_scale_is_the_rms_at_the_start(scale):
     assert table.mean().item() == pytest.approx(0, abs=0.02 * scale)
 
 
-@pytest.mark.parametrize("grid", [(4, 6), (6, 4), (8, 8), (2, 3), (5, 13)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_another_grid_is_resized_bit_for_bit_as_timm_does(grid, dtype):
-    scheme = build("learned(scale=1)", Geometry((4, 6), 24, 2, 1)).to(dtype)
-    x = torch.randn(2, grid[0] * grid[1], 24, dtype=dtype)
-    resized = resample_abs_pos_embed(scheme.table, list(grid), [4, 6], num_prefix_tokens=0)
-    assert torch.equal(scheme.tokens(x, grid, 0), x + resized)
-    assert scheme.tokens(x, grid, 1) is x
+def test_the_two_terms_of_learned_axial_have_equal_shares_of_the_scale():
+    torch.manual_seed(0)
+    scheme = build("learned_axial(scale=0.2)", Geometry((64, 64), 192, 3, 1))
+    for term in (scheme.rows, scheme.columns):
+        assert term.pow(2).mean().item() == pytest.approx(0.2**2 / 2, rel=0.05)
 
 
-def test_the_table_learns_through_a_resize():
-    scheme = build("learned", Geometry((4, 6), 24, 2, 1))
+@pytest.mark.parametrize("inject", ["stem", "every"])
+def test_a_start_from_sinusoids_has_their_shape_at_the_amplitude_asked_for(inject):
+    scheme = build(f"learned(init='sinusoidal_2d', scale=0.3, temperature=50, inject={inject!r})", GEOMETRY)
+    fixed = build("sinusoidal_2d(scale=0.3, temperature=50)", GEOMETRY).table
+    assert scheme.table.requires_grad
+    assert torch.equal(scheme.table, fixed.expand(3 if inject == "every" else 1, -1, -1))
+    with torch.no_grad():
+        scheme.table.zero_()
+    scheme.reset_parameters()
+    assert torch.equal(scheme.table[:1], fixed)
+
+
+@pytest.mark.parametrize("text", ["learned", "learned_axial"])
+def test_the_table_learns_through_a_resize(text):
+    scheme = build(text, GEOMETRY)
     scheme.tokens(torch.zeros(1, 64, 24), (8, 8), 0).pow(2).sum().backward()
-    assert (scheme.table.grad != 0).all()
+    assert all((parameter.grad != 0).all() for parameter in scheme.parameters())
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "message"),
+    [
+        ("learned(temperature=100)", 24, "temperature=100 does nothing with init='normal'; .*init='sinusoidal_2d'"),
+        ("learned(init='sinusoidal')", 24, r"unknown init of .*'sinusoidal'; did you mean 'sinusoidal_2d'\?"),
+        ("learned(init='sinusoidal_2d')", 18, "embed_dim 18 is not divisible by 4; nearest allowed: 16 or 20"),
+    ],
+)
+def test_what_does_not_go_together_is_named(text, width, message):
+    with pytest.raises(VitposError, match=message):
+        build(text, Geometry((4, 6), width, 2, 3))

@@ -2,56 +2,23 @@ import math
 
 import pytest
 import torch
-from self_attention_cv.pos_embeddings.pos_encoding_sin import PositionalEncodingSin
-from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
-from torch._subclasses.fake_tensor import FakeTensorMode
-from vit_pytorch.cct import sinusoidal_embedding
+from references.absolute import GRIDS, table
 from vit_pytorch.simple_vit import posemb_sincos_2d
 
 from vitpos.errors import VitposError
 from vitpos.positions import Geometry, build
 
-GRIDS = [(8, 8), (4, 6), (6, 4), (1, 5), (14, 14)]
-
-
-def table(text, grid, width=48, training_grid=None, dtype=torch.float32):
-    """What a scheme adds to tokens of zero."""
-    scheme = build(text, Geometry(training_grid or grid, width, 2, 2))
-    return scheme.tokens(torch.zeros(1, grid[0] * grid[1], width, dtype=dtype), grid, 0)[0]
+NAMES = ["sinusoidal_1d", "sinusoidal_2d", "sinusoidal_2d_shuffled"]
+names = pytest.mark.parametrize("name", NAMES)
 
 
 def frequencies(bands, temperature):
     return [temperature ** (-i / bands) for i in range(bands)]
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_1d_equals_vit_pytorch_and_self_attention_cv(grid):
-    tokens = grid[0] * grid[1]
-    ours = table("sinusoidal_1d", grid)
-    # They compute angles of up to 195 in float32, whose spacing there is 1.5e-5.
-    torch.testing.assert_close(ours, sinusoidal_embedding(tokens, 48)[0], rtol=0, atol=1.6e-5)
-    theirs = PositionalEncodingSin(48, dropout=0)(torch.zeros(1, tokens, 48))[0]
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5)  # their frequencies are float32 as well
-
-
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("temperature", [10000.0, 100.0])
-def test_2d_equals_timm(grid, temperature):
-    ours = table(f"sinusoidal_2d(temperature={temperature})", grid)
-    theirs = build_sincos2d_pos_embed(list(grid), 48, temperature=temperature)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-6)  # angles of up to 13 in float32
-
-
-@pytest.mark.parametrize("grid", GRIDS)
-def test_2d_has_the_similarities_of_simple_vit_at_the_temperature_that_gives_its_wavelengths(grid):
-    # simple_vit: T'^(-i/(n-1)), n = width/4; ours: T^(-i/n). Equal for T' = T^((n-1)/n). Its channels are in another
-    # order, so similarities (Gram matrices) are compared.
-    bands = 12
-    ours = table("sinusoidal_2d", grid)
-    theirs = posemb_sincos_2d(*grid, 48, temperature=10000 ** ((bands - 1) / bands))
-    torch.testing.assert_close(ours @ ours.T, theirs @ theirs.T, rtol=0, atol=3e-5)
-    as_published = posemb_sincos_2d(*grid, 48)
-    assert (ours @ ours.T - as_published @ as_published.T).abs().max() > 0.1
+def test_the_wavelengths_are_not_those_that_simple_vit_has_at_the_same_temperature():
+    ours, theirs = table("sinusoidal_2d", (4, 6)), posemb_sincos_2d(4, 6, 48)  # denominators n and n - 1
+    assert (ours @ ours.T - theirs @ theirs.T).abs().max() > 0.1
 
 
 def test_values_by_hand():
@@ -89,7 +56,7 @@ def test_2d_shifted_by_a_fixed_offset_is_a_linear_map_of_itself(temperature):
         )
 
 
-@pytest.mark.parametrize("name", ["sinusoidal_1d", "sinusoidal_2d"])
+@names
 @pytest.mark.parametrize("grid", GRIDS)
 def test_scale_is_the_rms_and_none_is_that_of_the_formula(name, grid):
     plain = table(name, grid)
@@ -99,7 +66,7 @@ def test_scale_is_the_rms_and_none_is_that_of_the_formula(name, grid):
     torch.testing.assert_close(scaled / plain[0, -1] * plain[0, -1], plain * 0.02 * math.sqrt(2), rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["sinusoidal_1d", "sinusoidal_2d"])
+@names
 def test_another_grid_is_computed_and_equals_a_scheme_made_for_it(name):
     for grid in GRIDS:
         away = table(f"{name}(scale=0.3)", grid, training_grid=(7, 3))
@@ -117,7 +84,7 @@ def test_two_grids_of_equal_size_are_not_confused():
     )
 
 
-@pytest.mark.parametrize("name", ["sinusoidal_1d", "sinusoidal_2d"])
+@names
 def test_angles_are_exact_whatever_the_precision_of_the_tokens(name):
     geometry = Geometry((64, 64), 48, 2, 2)
     scheme = build(name, geometry)
@@ -132,7 +99,7 @@ def test_angles_are_exact_whatever_the_precision_of_the_tokens(name):
     assert torch.equal(away, scheme.formula((32, 64)).bfloat16())
 
 
-@pytest.mark.parametrize("name", ["sinusoidal_1d", "sinusoidal_2d"])
+@names
 def test_the_table_is_fixed_and_in_no_state_dict(name):
     scheme = build(name, Geometry((4, 6), 48, 2, 2))
     assert list(scheme.parameters()) == []
@@ -156,10 +123,38 @@ def test_a_width_that_does_not_divide_is_named_with_the_nearest(name, width, mes
         build(name, Geometry((4, 6), width, 1, 2))
 
 
-@pytest.mark.parametrize("name", ["sinusoidal_1d", "sinusoidal_2d"])
-def test_works_on_a_fake_cuda_device(name):
-    with FakeTensorMode():
-        scheme = build(f"{name}(scale=0.1)", Geometry((4, 6), 48, 2, 2)).to("cuda")
-        for grid in ((4, 6), (3, 5)):
-            x = torch.zeros(2, grid[0] * grid[1], 48, device="cuda")
-            assert scheme.tokens(x, grid, 0).device.type == "cuda"
+@names
+def test_the_same_for_all_blocks_has_one_name(name):
+    with pytest.raises(VitposError, match=rf"unknown inject of .*{name!r}: 'shared' \(known: every, stem\)"):
+        build(f"{name}(inject='shared')", Geometry((4, 6), 48, 2, 2))
+
+
+def order(patches, seed):
+    return build(f"sinusoidal_2d_shuffled(seed={seed})", Geometry((4, 6), 48, 2, 2)).order(patches).tolist()
+
+
+@pytest.mark.parametrize("patches", [1, 2, 24, 64, 4096])
+def test_the_shuffle_is_a_permutation_that_the_seed_selects(patches):
+    orders = [order(patches, seed) for seed in (0, 1, 2**40)]
+    assert all(sorted(one) == list(range(patches)) for one in orders)
+    if patches > 2:
+        assert orders[0] != orders[1] != orders[2] != orders[0]
+        assert list(range(patches)) not in orders
+
+
+def test_the_shuffle_never_changes():
+    # A study's control would be another one.
+    assert order(8, 0) == [0, 6, 1, 5, 2, 3, 4, 7]
+    assert order(8, 3) == [4, 6, 3, 5, 1, 7, 0, 2]
+
+
+def test_shuffled_neighbours_are_no_more_alike_than_any_two():
+    def excess(name):
+        vectors = table(name, (14, 14))
+        alike = (vectors @ vectors.T).reshape(14, 14, 14, 14)
+        neighbours = alike.diagonal(1, 1, 3).diagonal(0, 0, 1)  # each with the one to its right
+        others = alike.flatten(2).flatten(0, 1)[~torch.eye(196, dtype=torch.bool)]
+        return ((neighbours.mean() - others.mean()) / others.std()).item()
+
+    assert excess("sinusoidal_2d") > 1
+    assert abs(excess("sinusoidal_2d_shuffled")) < 4 / math.sqrt(14 * 13)  # four deviations of a mean of that many

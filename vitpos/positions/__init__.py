@@ -1,7 +1,11 @@
 """Position schemes: one family a file, all behind the hooks of `vitpos.positions.base`. Needs torch only."""
 
-from vitpos.positions import learned as learned
-from vitpos.positions import sinusoidal as sinusoidal
+import importlib
+import pkgutil
+
 from vitpos.positions.base import Geometry, PositionEmbedding, Sum, available, build, check, options, parse, register
 
 __all__ = ["Geometry", "PositionEmbedding", "Sum", "available", "build", "check", "options", "parse", "register"]
+
+for _module in pkgutil.iter_modules(__path__):  # every file here registers its schemes
+    importlib.import_module(f"{__name__}.{_module.name}")

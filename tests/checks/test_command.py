@@ -1,0 +1,89 @@
+import re
+
+import pytest
+import test_faults as faults
+
+from vitpos import checks
+from vitpos.checks import export, hooks, model
+from vitpos.cli import main
+from vitpos.positions import PositionEmbedding, base, register
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    monkeypatch.setattr(base, "_registry", dict(base._registry))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr(checks, "FAST", (hooks.shapes, hooks.by_offset, model.gradients))
+    monkeypatch.setattr(checks, "SLOW", (export.onnx,))
+
+
+@pytest.mark.usefixtures("few")
+def test_a_line_for_each_check(capsys):
+    register("faulty")(faults.Unused)
+    assert main(["check", "faulty(slope=0.2)", "--fast"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-1] == [
+        "faulty(slope=0.2): width 48, 4 heads, 2 blocks, grid 4 x 6",
+        f"shapes            ok       {hooks.shapes.__doc__}",
+        f"by offset         ok       {hooks.by_offset.__doc__.splitlines()[0]}",
+        "gradients         FAILED   no prefix: pos_embed.more receives no gradient",
+        "onnx              skipped  slow, left out by --fast",
+    ]
+    assert re.fullmatch(r"2 ok, 1 FAILED, 1 skipped in \d+ s", lines[-1])
+
+
+@pytest.mark.usefixtures("few")
+def test_what_cannot_run_is_skipped_and_other_options_are_named(capsys, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    assert main(["check", "learned(inject='every')"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "by offset         skipped  it has no rotate, bias or values" in lines
+    assert "onnx              skipped  not installed: pip install onnxruntime" in lines
+    assert lines[-1] == "not checked: learned(inject='every', init='sinusoidal_2d')"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("leaned", "unknown position scheme 'leaned'; did you mean 'learned'"),
+        ("learned(scael=1)", "unknown option of position scheme 'learned': 'scael'; did you mean 'scale'"),
+        ("learned(", "cannot read position scheme 'learned('"),
+        ("learned(scale=0)", "must be a finite number above 0; the checks use width 48, 4 heads, 2 blocks, grid 4 x 6"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_text(text, words, capsys):
+    assert main(["check", text]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("vitpos: error: ")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+class CannotBeMade(PositionEmbedding):
+    def __init__(self, geometry):
+        super().__init__(geometry)
+        self.slopes.fill(1)
+
+
+def test_an_exception_of_the_constructor_is_one_line(capsys):
+    register("faulty")(CannotBeMade)
+    assert main(["check", "faulty"]) == 1
+    out, error = capsys.readouterr()
+    assert error == ""
+    assert re.fullmatch(
+        r"constructor       FAILED   AttributeError: 'CannotBeMade' object .* \(test_command\.py:\d+\)\n", out
+    )
+
+
+def test_variants_turn_flags_and_take_words():
+    assert checks.variants("none") == []
+    assert checks.variants("learned+none") == []
+    assert checks.variants("learned(scale=1)") == [
+        "learned(scale=1, init='sinusoidal_2d')",
+        "learned(scale=1, inject='every')",
+        "learned(scale=1, inject='shared')",
+    ]

@@ -1,0 +1,45 @@
+"""Every check over every registered scheme; a new scheme is tested by being registered."""
+
+import pytest
+from schemes import NAMES, SUMS, TEXTS
+
+from vitpos.checks import FAST, SLOW, SkippedError, export, hooks, model
+from vitpos.checks.ground import DEPTH, GEOMETRY, GRID, awake
+from vitpos.positions import build
+
+# What they look at does not depend on the options of a scheme, or takes too long for all.
+NAMES_ONLY = {
+    hooks.global_state,
+    model.state_dict,
+    model.copies,
+    model.moving_average,
+    model.intermediates,
+    model.input_size,
+    model.optimizer_groups,
+    model.attach_and_detach,
+    export.export,
+    *SLOW,
+}
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        pytest.param(check, text, id=f"{check.__name__}-{text}", marks=pytest.mark.slow if check in SLOW else ())
+        for check in (*FAST, *SLOW)
+        for text in (NAMES + SUMS if check in NAMES_ONLY else TEXTS)
+    ],
+)
+def test_it_holds(check, text):
+    try:
+        check(text)
+    except SkippedError as why:
+        pytest.skip(str(why))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_no_head_is_left_without_positions(text):
+    scheme = awake(build(text, GEOMETRY).double())
+    for layer in range(DEPTH):
+        for found in hooks.placed(scheme, GRID, layer):
+            assert found.std(dim=1).min() > 1e-6

@@ -1,0 +1,116 @@
+"""Contextual schemes against self-attention-cv, and against the papers' equations, pair by pair."""
+
+import math
+
+import torch
+from self_attention_cv.pos_embeddings.relative_embeddings_2D import RelPosEmb2D
+
+from references import Pairs, reference
+from vitpos.positions import Geometry, build
+
+BATCH, HEADS, DIM, DEPTH = 2, 3, 5, 2
+HOME = (4, 3)
+GRIDS = [HOME, (3, 4), (2, 2), (7, 5)]
+
+
+def compared(text, vector, grid) -> Pairs:
+    """A scheme's bias and values, and the sums over pairs of patches.
+
+    Args:
+        text: The scheme.
+        vector: Gives the vector of a head for an offset, from a table (vectors, heads or 1, head_dim):
+            ``vector(table, head, rows, columns)``, with offsets key minus query.
+        grid: Rows and columns.
+    """
+    scheme = build(text, Geometry(HOME, HEADS * DIM, HEADS, DEPTH)).double()
+    for parameter in scheme.parameters():  # some start at zero
+        torch.nn.init.normal_(parameter)
+    patches = [(r, c) for r in range(grid[0]) for c in range(grid[1])]
+    n = len(patches)
+    q, k = torch.randn(2, BATCH, HEADS, n, DIM, dtype=torch.float64)
+    attention = torch.randn(BATCH, HEADS, n, n, dtype=torch.float64).softmax(dim=-1)
+    for layer in range(DEPTH):
+        bias, values = torch.zeros(BATCH, HEADS, n, n).double(), torch.zeros(BATCH, HEADS, n, DIM).double()
+        tables = {part: table[layer] for part, table in scheme.tables.items()}
+        for h in range(HEADS):
+            for i, (row, column) in enumerate(patches):
+                for j, (other_row, other_column) in enumerate(patches):
+                    offset = other_row - row, other_column - column
+                    if "k" in tables:
+                        bias[:, h, i, j] += q[:, h, i] @ vector(tables["k"], h, *offset) / math.sqrt(DIM)
+                    if "q" in tables:  # the key's way to the query
+                        back = -offset[0], -offset[1]
+                        bias[:, h, i, j] += k[:, h, j] @ vector(tables["q"], h, *back) / math.sqrt(DIM)
+                    if "v" in tables:
+                        values[:, h, i] += attention[:, h, i, j, None] * vector(tables["v"], h, *offset)
+        if {"k", "q"} & set(tables):
+            yield scheme.bias(q, k, grid, layer), bias
+        if "v" in tables:
+            yield scheme.values(attention, grid, layer), values
+
+
+@reference("shaw_2d", "Shaw et al. eq. 3 and 4, pair by pair", 1e-13)  # float64
+def shaw_2d_by_hand() -> Pairs:
+    for given, (far_row, far_column) in {
+        "on='k'": (3, 2),
+        "on='v', per_head=True": (3, 2),
+        "on='kv', clip=1": (1, 1),
+        "on='kv', per_head=True, clip=5": (5, 5),
+    }.items():
+
+        def vector(table, head, rows, columns, far_row=far_row, far_column=far_column):
+            head = min(head, table.shape[1] - 1)
+            row, column = max(-far_row, min(far_row, rows)), max(-far_column, min(far_column, columns))
+            return table[row + far_row, head] + table[2 * far_row + 1 + column + far_column, head]
+
+        for grid in GRIDS:
+            yield from compared(f"shaw_2d({given})", vector, grid)
+
+
+@reference("shaw_2d", "self-attention-cv RelPosEmb2D", 1e-13)  # float64
+def shaw_2d_of_self_attention_cv() -> Pairs:
+    # Squares and shared heads are all that it has. Its term of rows is for the grid with rows and columns exchanged (it
+    # takes the query at (x, y) for the patch at (y, x)), so the two terms are computed apart and that one is exchanged
+    # back.
+    for side in (2, 4, 7):
+        scheme = build("shaw_2d", Geometry((side, side), HEADS * DIM, HEADS, 1)).double()
+        q = torch.randn(BATCH, HEADS, side * side, DIM, dtype=torch.float64)
+        theirs = []
+        for part, other, first in (("emb_h", "emb_w", 0), ("emb_w", "emb_h", 2 * side - 1)):
+            module = RelPosEmb2D((side, side), DIM).double()
+            with torch.no_grad():
+                getattr(module, part).rel_pos_emb.copy_(scheme.tables["k"][0, first : first + 2 * side - 1, 0])
+                getattr(module, other).rel_pos_emb.zero_()
+            theirs.append(module(q) / math.sqrt(DIM))
+        rows = theirs[0].reshape(BATCH, HEADS, side, side, side, side).permute(0, 1, 3, 2, 5, 4)
+        yield scheme.bias(q, q, (side, side), 0), rows.reshape(theirs[1].shape) + theirs[1]
+
+
+def bucket(x, beta):
+    """Equation 18, alpha : beta : gamma = 1 : 2 : 8; beta is rounded down, as in the authors' code."""
+    alpha, gamma = beta / 2, 4 * beta
+    if abs(x) <= alpha:
+        return x
+    share = math.log(abs(x) / alpha) / math.log(gamma / alpha)
+    return int(math.copysign(min(int(beta), round(alpha + share * (beta - alpha))), x))
+
+
+@reference("irpe", "Wu et al. eq. 18, pair by pair", 1e-13)  # float64
+def irpe_by_hand() -> Pairs:
+    for given, joint, beta in [
+        ("on='k'", True, 3.8),
+        ("on='qkv', per_head=True", True, 3.8),
+        ("on='qk', method='cross'", False, 40),
+        ("on='qv', method='cross', beta=3, per_head=True", False, 3),
+        ("on='kv', beta=1.5", True, 1.5),
+    ]:
+        most = int(beta)
+        size = 2 * most + 1
+
+        def vector(table, head, rows, columns, joint=joint, beta=beta, most=most, size=size):
+            head = min(head, table.shape[1] - 1)
+            row, column = bucket(-rows, beta) + most, bucket(-columns, beta) + most  # offsets are query minus key
+            return table[row * size + column, head] if joint else table[row, head] + table[size + column, head]
+
+        for grid in [*GRIDS, (1, 23)]:
+            yield from compared(f"irpe({given})", vector, grid)

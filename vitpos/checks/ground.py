@@ -1,0 +1,134 @@
+"""What the checks stand on: a small geometry, a small ViT, and failures that are one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vitpos.attach import attach
+from vitpos.positions import Geometry, PositionEmbedding, Sum
+from vitpos.positions.base import Grid
+
+# Batch, heads, depth and classes differ wherever the width allows, so that no axis can pass for another.
+GRID, WIDTH, HEADS, DEPTH, CLASSES, BATCH = (4, 6), 48, 4, 2, 5, 3
+GEOMETRY = Geometry(GRID, WIDTH, HEADS, DEPTH)
+SIZE = (16, 24)  # of the images: patches of 4 pixels
+HALVES = (torch.bfloat16, torch.float16)
+PREFIXES: dict[str, dict[str, Any]] = {
+    "no prefix": {"class_token": False, "global_pool": "avg"},
+    "class token": {"class_token": True, "global_pool": "token"},
+    "class token and registers": {"class_token": True, "reg_tokens": 3, "global_pool": "token"},
+    "registers": {"class_token": False, "reg_tokens": 2, "global_pool": "avg"},
+}
+REGISTERS = PREFIXES["class token and registers"]
+
+
+class CheckError(Exception):
+    """A property does not hold; one line that says what was expected and what was found."""
+
+
+class SkippedError(Exception):
+    """A check says nothing of this scheme or cannot run here; one line that says why."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises a CheckError with this message unless the condition holds."""
+    if not condition:
+        raise CheckError(message)
+
+
+def close(found: Tensor, expected: Tensor, what: str, atol: float = 0.0) -> None:
+    """Raises a CheckError unless two tensors have one shape and differ by `atol` at most; 0 is equality bit by bit."""
+    require(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+    if not torch.equal(found, expected):
+        difference = (found.double() - expected.double()).abs().max().item()
+        require(difference <= atol and atol > 0, f"{what}: they differ by {difference:.2g}, allowed is {atol:.2g}")
+
+
+@contextmanager
+def case(text: str) -> Iterator[None]:
+    """Notes on whatever is raised inside in which case of a check it was."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(text)
+        raise
+
+
+def by(grid: Grid) -> str:
+    """Writes a grid, or a size."""
+    return f"{grid[0]} x {grid[1]}"
+
+
+def short(dtype: torch.dtype) -> str:
+    """Writes a dtype without its ``torch.``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def queries(grid: Grid, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Draws queries, or keys, of a batch: the same for the same arguments."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(BATCH, HEADS, prod(grid), WIDTH // HEADS, generator=generator).to(dtype)
+
+
+def images(*size: int, batch: int = BATCH, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Draws images, of 16 x 24 pixels or of the size given: the same for the same arguments."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(batch, 3, *(size or SIZE), generator=generator, dtype=dtype)
+
+
+def parts(scheme: PositionEmbedding) -> list[PositionEmbedding]:
+    """Lists the parts of a sum; any other scheme is its only part."""
+    return [p for p in scheme.parts if isinstance(p, PositionEmbedding)] if isinstance(scheme, Sum) else [scheme]
+
+
+def overrides(scheme: PositionEmbedding, *hooks: str) -> bool:
+    """Tells whether a scheme, or a part of a sum, has one of these hooks of its own."""
+    return any(getattr(type(p), h) is not getattr(PositionEmbedding, h) for p in parts(scheme) for h in hooks)
+
+
+def spelled(name: str, given: dict[str, object], **more: str) -> str:
+    """Writes the text of a scheme with the options given; `more` holds values as they are to be written."""
+    values = {**{option: repr(value) for option, value in given.items()}, **more}
+    return f"{name}({', '.join(f'{option}={value}' for option, value in values.items())})" if values else name
+
+
+def awake(scheme: PositionEmbedding) -> PositionEmbedding:
+    """Draws the parameters that are zero at the start, in place: a scheme that starts as the identity then acts."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in scheme.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1, generator=generator)
+    return scheme
+
+
+def vit(text: str | None = None, seed: int = 0, *, start: bool = False, **kwargs: Any) -> Any:
+    """Makes a timm ViT of two blocks on a grid of 4 x 6 that takes other sizes too, in eval mode.
+
+    Args:
+        text: The scheme; None for a ViT that never had one.
+        seed: Of all that is drawn.
+        start: Leaves the scheme as it starts; otherwise parameters of zero are drawn.
+        kwargs: Arguments of timm's ``VisionTransformer``.
+    """
+    torch.manual_seed(seed)
+    given = {"img_size": SIZE, "patch_size": 4, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
+    more = {"mlp_ratio": 1, "num_classes": CLASSES, "pos_embed": "none", "dynamic_img_size": True}
+    host: Any = VisionTransformer(**{**given, **more, **PREFIXES["no prefix"], **kwargs}).eval()
+    if text is None:
+        return host
+    attach(host, text)
+    if not start:
+        awake(host.pos_embed)
+    return host
+
+
+def own(host: nn.Module) -> dict[str, Tensor]:
+    """Gives the scheme's parameters and buffers by their names in the host."""
+    named = [*host.named_parameters(), *host.named_buffers()]
+    return {name: tensor for name, tensor in named if name.startswith("pos_embed.")}

@@ -1,0 +1,262 @@
+"""Checks of a scheme by itself: what its hooks and its constructor do."""
+
+import copy
+import math
+import random
+import re
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitpos.checks.ground import (
+    BATCH,
+    DEPTH,
+    GEOMETRY,
+    GRID,
+    HALVES,
+    HEADS,
+    WIDTH,
+    CheckError,
+    SkippedError,
+    awake,
+    by,
+    case,
+    close,
+    overrides,
+    parts,
+    queries,
+    require,
+    short,
+    spelled,
+)
+from vitpos.positions import Geometry, PositionEmbedding, build, options, parse
+from vitpos.positions.base import Grid
+
+GRIDS = (GRID, (6, 4), (3, 9), (1, 7), (5, 1), (1, 1))
+# Of torch, each with its getter and setter.
+SETTINGS: dict[str, tuple[Any, Any]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "default device": (torch.get_default_device, torch.set_default_device),
+    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "deterministic algorithms": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+}
+
+
+def shapes(text: str) -> None:
+    """The hooks keep shape and dtype on any grid and are finite; a bias may be -inf, but not on its diagonal."""
+    scheme = awake(build(text, GEOMETRY))
+    for grid in GRIDS:
+        for dtype in (torch.float64, torch.float32, *HALVES):
+            for layer in range(DEPTH):
+                with case(f"grid {by(grid)}, {short(dtype)}, layer {layer}"):
+                    _shapes(scheme, grid, dtype, layer)
+
+
+def _shapes(scheme: PositionEmbedding, grid: Grid, dtype: torch.dtype, layer: int) -> None:
+    patches = math.prod(grid)
+    x = torch.randn(BATCH, patches, WIDTH).to(dtype)
+    q, k = queries(grid, dtype), queries(grid, dtype, seed=1)
+    new_q, new_k = scheme.rotate(q, k, grid, layer)
+    pairs = {"tokens": (x, scheme.tokens(x, grid, layer)), "queries": (q, new_q), "keys": (k, new_k)}
+    if scheme.uses_attention:
+        attention = q.new_full((BATCH, HEADS, patches, patches), 1 / patches)
+        pairs["values"] = (q, scheme.values(attention, grid, layer))
+    for name, (given, found) in pairs.items():
+        expected = f"{tuple(given.shape)} {short(dtype)}"
+        right = found.shape == given.shape and found.dtype == dtype
+        require(right, f"{name}: expected {expected}, found {tuple(found.shape)} {short(found.dtype)}")
+        require(bool(found.isfinite().all()), f"{name}: not finite")
+    bias = scheme.bias(q, k, grid, layer)
+    if bias is not None:
+        allowed = ((HEADS, patches, patches), (BATCH, HEADS, patches, patches))
+        require(tuple(bias.shape) in allowed, f"bias: shape {tuple(bias.shape)} is none of {allowed}")
+        require(not bool(bias.isnan().any() or bias.isposinf().any()), "bias: NaN or +inf")
+        require(bool(bias.diagonal(dim1=-2, dim2=-1).isfinite().all()), "bias: -inf where a patch looks at itself")
+
+
+def untouched(text: str) -> None:
+    """A hook that changes nothing returns the very tensors that it was given: the host then copies nothing."""
+    scheme = awake(build(text, GEOMETRY))
+    x, q, k = torch.randn(BATCH, math.prod(GRID), WIDTH), queries(GRID), queries(GRID, seed=1)
+    for layer in range(DEPTH):
+        out = (scheme.tokens(x, GRID, layer), *scheme.rotate(q, k, GRID, layer))
+        for name, new, old in zip(("tokens", "queries", "keys"), out, (x, q, k), strict=True):
+            require(new is old or not torch.equal(new, old), f"layer {layer}: {name} are an equal copy")
+
+
+def placed(scheme: PositionEmbedding, grid: Grid, layer: int) -> list[Tensor]:
+    """Computes what a scheme gives each pair of patches, with equal queries and equal keys at all of them.
+
+    Returns:
+        Tensors of (any, N * N) in float64: the logits if a hook acts on them, with -10,000 for -inf; and what is added
+        to patch i by attention to patch j alone, if the scheme acts on the values.
+    """
+    patches = math.prod(grid)
+    q, k = (queries((1, 1), torch.float64, seed).expand(-1, -1, patches, -1) for seed in (0, 1))
+    new_q, new_k = scheme.rotate(q, k, grid, layer)
+    bias = scheme.bias(q, k, grid, layer)
+    found = []
+    if bias is not None or new_q is not q or new_k is not k:
+        logits = new_q @ new_k.transpose(-2, -1) / math.sqrt(WIDTH // HEADS) + (0 if bias is None else bias)
+        found.append(logits.clamp(min=-1e4).flatten(0, 1).flatten(1))
+    if scheme.uses_attention:
+        attention = torch.eye(patches, dtype=torch.float64)[:, None, None].expand(-1, HEADS, patches, -1)
+        found.append(scheme.values(attention, grid, layer).permute(1, 3, 2, 0).flatten(0, 1).flatten(1))
+    return found
+
+
+def by_offset(text: str) -> None:
+    """What positions make of logits and values depends on the offset of two patches only (rotary, relative schemes).
+
+    A scheme that depends on more, by design, says so in an attribute, ``by_offset = False``.
+    """
+    scheme = awake(build(text, GEOMETRY).double().eval())
+    if not overrides(scheme, "rotate", "bias", "values"):
+        raise SkippedError("it has no rotate, bias or values")
+    only = all(getattr(part, "by_offset", True) for part in parts(scheme))
+    acts = False
+    for grid in (GRID, (6, 4), (3, 7)):
+        rows, columns = grid
+        row, column = torch.arange(rows).repeat_interleave(columns), torch.arange(columns).repeat(rows)
+        offset = (row[:, None] - row + rows - 1) * (2 * columns - 1) + column[:, None] - column + columns - 1
+        index = offset.flatten()
+        for layer in range(DEPTH):
+            with case(f"grid {by(grid)}, layer {layer}"):
+                for found in placed(scheme, grid, layer):
+                    acts = True
+                    total = found.new_zeros(len(found), int(index.max()) + 1).index_add(1, index, found)
+                    mean = total / index.bincount()
+                    require(mean.std(dim=1).max().item() > 1e-6, "all offsets are treated the same")
+                    off = (found - mean[:, index]).abs().max().item()
+                    # float64, but for tables that are kept in float32
+                    if only:
+                        require(off < 1e-6, f"the same offset elsewhere differs by {off:.2g}, allowed is 1e-06")
+                    else:
+                        require(off > 1e-3, f"by_offset is False, but the same offset elsewhere differs by {off:.2g}")
+    require(acts, "rotate, bias and values change nothing in any layer")
+    if not only:
+        raise SkippedError("does not hold, as declared by by_offset = False")
+
+
+def half_precision(text: str) -> None:
+    """In bfloat16 and float16, by autocast or cast, the result is rounded and never the angles or a table."""
+    torch.manual_seed(0)
+    for trained_on in (GRID, (512, 2)):
+        scheme = awake(build(text, Geometry(trained_on, WIDTH, HEADS, DEPTH)).eval())
+        if not overrides(scheme, "tokens", "rotate"):
+            raise SkippedError("it has no tokens and no rotate")
+        for dtype in HALVES:
+            for mode in ("autocast", "cast"):
+                low, exact = copy.deepcopy(scheme), copy.deepcopy(scheme)
+                if mode == "cast":
+                    low = low.to(dtype)
+                    for parameter in exact.parameters():
+                        parameter.data = parameter.data.to(dtype).float()
+                for grid in ((512, 2), (2, 512)):  # bfloat16 holds whole numbers up to 256
+                    with case(f"{mode} {short(dtype)}, grid {by(grid)} after {by(trained_on)}"):
+                        _rounded(low, exact.double(), grid, dtype, autocast=mode == "autocast")
+
+
+@torch.no_grad()
+def _rounded(low: PositionEmbedding, exact: PositionEmbedding, grid: Grid, dtype: torch.dtype, autocast: bool) -> None:
+    # No tokens, so that what is added shows by itself.
+    x, q, k = torch.zeros(1, 1024, WIDTH), queries(grid)[:1], queries(grid, seed=1)[:1]
+    for layer in range(DEPTH if grid[0] > grid[1] else 1):
+        with torch.autocast("cpu", dtype) if autocast else nullcontext():
+            given = x.to(dtype), q.to(dtype), k.to(dtype)
+            rounded = low.tokens(given[0], grid, layer), *low.rotate(given[1], given[2], grid, layer)
+        full = [tensor.double() for tensor in given]
+        expected = exact.tokens(full[0], grid, layer), *exact.rotate(full[1], full[2], grid, layer)
+        for name, one, other in zip(("tokens", "queries", "keys"), rounded, expected, strict=True):
+            error = (one.double() - other).norm(dim=-1) / other.norm(dim=-1).clamp(min=1e-30)
+            # Half an eps each for the table, or the cosines and the products, and for the result.
+            worst, allowed = error.max().item(), 1.5 * torch.finfo(dtype).eps
+            require(worst < allowed, f"layer {layer}, {name}: relative error {worst:.2g}, allowed is {allowed:.2g}")
+
+
+def scale(text: str) -> None:
+    """The option `scale` is the root mean square of what is added to the tokens, at the start."""
+    ((name, given), *more) = parse(text)
+    if more or "scale" not in options(name):
+        raise SkippedError("it has no option scale")
+    torch.manual_seed(0)
+    scheme = build(spelled(name, given, scale="0.3"), Geometry((16, 16), 64, 2, 2))
+    rms = scheme.tokens(torch.zeros(1, 256, 64), (16, 16), 0).pow(2).mean().sqrt().item()
+    require(abs(rms - 0.3) < 0.015, f"scale=0.3: expected an RMS within 5 % of it, found {rms:.4g}")
+
+
+def geometries(text: str) -> None:
+    """Any width, heads and grid are served, or refused by a ValueError of one line that names the scheme."""
+    names = [part.scheme for part in parts(build(text, GEOMETRY))]
+    for width, heads in ((1, 1), (3, 1), (10, 2), (12, 2), (30, 5), (32, 2), (96, 12)):
+        for grid in (GRID, (1, 1)):
+            with case(f"width {width}, {heads} heads, grid {by(grid)}"):
+                try:
+                    scheme = build(text, Geometry(grid, width, heads, 1))
+                except ValueError as error:
+                    _one_line(error, names)
+                    continue
+                patches = math.prod(grid)
+                x, q = torch.randn(2, patches, width), torch.randn(2, heads, patches, width // heads)
+                found, bias = [scheme.tokens(x, grid, 0), *scheme.rotate(q, q, grid, 0)], scheme.bias(q, q, grid, 0)
+                right = [tensor.shape for tensor in found] == [x.shape, q.shape, q.shape]
+                right = right and (bias is None or bias.shape[-3:] == (heads, patches, patches))
+                require(right, "a hook returns another shape")
+
+
+def bad_options(text: str) -> None:
+    """An option that is a list, infinite or an unknown word is refused by a ValueError of one line that names it."""
+    read = parse(text)
+    if not any(options(name) for name, _ in read):
+        raise SkippedError("it has no options")
+    for part, (name, given) in zip(parts(build(text, GEOMETRY)), read, strict=True):
+        for option in options(name):
+            for value in ("[]", "-1e999", "'?'"):
+                with case(f"{option}={value}"):
+                    try:
+                        build(spelled(name, given, **{option: value}), GEOMETRY)
+                    except ValueError as error:
+                        _one_line(error, [part.scheme], option)
+                    else:
+                        raise CheckError("expected a ValueError that names the option, found none")
+
+
+def _one_line(error: ValueError, names: list[str], option: str = "") -> None:
+    """Makes sure that an error is one line and names one of the schemes and the option."""
+    message = str(error)
+    require("\n" not in message, f"the error is longer than one line: {message.splitlines()[0]}")
+    require(any(name in message for name in names), f"the error does not name {' or '.join(names)}: {message}")
+    require(bool(re.search(rf"\b{option}\b", message)), f"the error does not name {option}: {message}")
+
+
+def global_state(text: str) -> None:
+    """Making and using it changes no setting of torch and seeds nothing; all random numbers are torch's global ones."""
+    settings = {name: read() for name, (read, _) in SETTINGS.items()}
+    states = []
+    try:
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            scheme = build(text, GEOMETRY).eval()
+            states.append(torch.random.get_rng_state())
+        require(not torch.equal(*states), "making it seeds the global generator")
+        torch.manual_seed(1)
+        for name, value in build(text, GEOMETRY).state_dict().items():
+            close(value, scheme.state_dict()[name], f"{name} made twice from one seed")
+        outside = random.getstate()
+        for layer in range(DEPTH):
+            scheme.tokens(torch.zeros(1, 24, WIDTH), GRID, layer)
+            scheme.rotate(queries(GRID), queries(GRID), GRID, layer)
+            scheme.bias(queries(GRID), queries(GRID), GRID, layer)
+        after = torch.random.get_rng_state()
+        same = torch.equal(states[1], after) and outside == random.getstate()
+        require(same, "a hook uses random numbers in eval mode")
+        for name, (read, _) in SETTINGS.items():
+            require(read() == settings[name], f"{name}: it was {settings[name]}, it is {read()}")
+    finally:
+        for name, (read, write) in SETTINGS.items():
+            if read() != settings[name]:
+                write(settings[name])

@@ -1,0 +1,271 @@
+"""Checks of a scheme in a timm ViT: what a model with it does in training and use."""
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import safetensors.torch
+import torch
+from timm.models import group_parameters
+from timm.optim._param_groups import param_groups_layer_decay
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor
+
+from vitpos.attach import attach, detach
+from vitpos.checks.ground import (
+    BATCH,
+    CLASSES,
+    DEPTH,
+    GEOMETRY,
+    HALVES,
+    PREFIXES,
+    REGISTERS,
+    WIDTH,
+    by,
+    case,
+    close,
+    images,
+    own,
+    require,
+    short,
+    vit,
+)
+from vitpos.positions import PositionEmbedding, build
+
+
+def another_grid(text: str) -> None:
+    """A model serves other grids than that of training, and keeps nothing of a grid that it has seen."""
+    for name, prefix in PREFIXES.items():
+        host = vit(text, **prefix)
+        unused = copy.deepcopy(host)
+        at_home = host(images())
+        with torch.inference_mode():
+            for size in ((24, 16), (16, 16), (32, 40), (4, 4), (8, 48)):
+                with case(f"{name}, grid {by((size[0] // 4, size[1] // 4))} after 4 x 6"):
+                    out = host(images(*size))
+                    require(tuple(out.shape) == (BATCH, CLASSES), f"expected {BATCH} x {CLASSES}, found {out.shape}")
+                    require(bool(out.isfinite().all()), "the output is not finite")
+                    close(out, copy.deepcopy(unused)(images(*size)), "output, and that of a copy new to it")
+        with case(f"{name}, grid 4 x 6 after others"):
+            close(host(images()), at_home, "output, and that before other grids")
+            host.train()(images()).sum().backward()  # a tensor of inference mode would raise
+
+
+def gradients(text: str) -> None:
+    """Every parameter receives a gradient, finite and not zero, already at the start."""
+    for name, prefix in PREFIXES.items():
+        host = vit(text, start=True, **prefix).double().train()
+        host(images(dtype=torch.float64)).pow(2).sum().backward()
+        with case(name):
+            _trainable(host)
+
+
+def _trainable(host: Any) -> None:
+    for name, parameter in host.named_parameters():
+        require(parameter.grad is not None, f"{name} receives no gradient")
+        require(bool(parameter.grad.isfinite().all()), f"the gradient of {name} is not finite")
+        require(parameter.grad.abs().max().item() > 0, f"the gradient of {name} is zero")
+
+
+def permutation(text: str) -> None:
+    """The output changes where the patches of an image are permuted (that of `none` does not)."""
+    x = images(dtype=torch.float64)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    patches = x.reshape(BATCH, 3, 4, 4, 6, 4).transpose(3, 4).reshape(BATCH, 3, 24, 4, 4)[:, :, order]
+    permuted = patches.reshape(BATCH, 3, 4, 6, 4, 4).transpose(3, 4).reshape(x.shape)
+    host = vit(text).double()
+    difference = (host(x) - host(permuted)).abs().max().item()
+    if type(build(text, GEOMETRY)) is PositionEmbedding:
+        require(difference < 1e-12, f"expected no change of the output without positions, found {difference:.2g}")
+    else:
+        require(difference > 1e-6, f"expected the output to change by more than 1e-06, found {difference:.2g}")
+
+
+def images_apart(text: str) -> None:
+    """Images of a batch do not see each other."""
+    x = images(dtype=torch.float64)
+    host = vit(text, **REGISTERS).double()
+    close(host(x[1:2]), host(x)[1:2], "an image alone and in a batch", atol=1e-12)
+
+
+def fused_attention(text: str) -> None:
+    """Fused attention and attention product by product compute the same."""
+    x = images(dtype=torch.float64)
+    host = vit(text, **REGISTERS).double()
+    out = host(x)
+    for block in host.blocks:
+        block.attn.fused_attn = not block.attn.fused_attn
+    close(host(x), out, "fused and not", atol=1e-12)
+
+
+def autocast(text: str) -> None:
+    """Training under autocast keeps to the float32 output but for rounding, with float32 gradients that are finite."""
+    for dtype in HALVES:
+        with case(short(dtype)):
+            host = vit(text, **REGISTERS).train()
+            torch.manual_seed(0)
+            exact = host(images())
+            torch.manual_seed(0)
+            with torch.autocast("cpu", dtype):
+                out = host(images())
+            _half(out, exact, dtype)
+            (1024 * out.float().pow(2).sum()).backward()  # a loss scale, as float16 needs
+            for name, parameter in host.named_parameters():
+                require(parameter.grad is not None, f"{name} receives no gradient")
+                require(parameter.grad.dtype == torch.float32, f"the gradient of {name} is not float32")
+                require(bool(parameter.grad.isfinite().all()), f"the gradient of {name} is not finite")
+
+
+def half_model(text: str) -> None:
+    """A model in bfloat16 or float16 has the scheme in it too, and keeps to the float32 output but for rounding."""
+    for dtype in HALVES:
+        with case(short(dtype)):
+            exact = vit(text, **REGISTERS)
+            host = attach(vit(**REGISTERS).to(dtype), text)
+            other = [name for name, tensor in own(host).items() if tensor.is_floating_point() and tensor.dtype != dtype]
+            require(not other, f"not in {short(dtype)}: {', '.join(other)}")
+            host.load_state_dict(exact.state_dict())
+            _half(host(images(dtype=dtype)), exact(images()), dtype)
+
+
+def _half(out: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
+    require(out.dtype == dtype, f"expected the output in {short(dtype)}, found {short(out.dtype)}")
+    # The logits of the start have a deviation of 0.1.
+    close(out.float(), exact, "output, and that of float32", atol=16 * 0.1 * torch.finfo(dtype).eps)
+
+
+def state_dict(text: str) -> None:
+    """A state dict, saved by torch or safetensors, carries all that makes the output."""
+    one, two = vit(text), vit(text, seed=5)
+    before = one(images())
+    require(not torch.equal(before, two(images())), "another seed gives the same model")
+    torch.save(one.state_dict(), file := io.BytesIO())
+    file.seek(0)
+    for kind, state in {
+        "torch": torch.load(file),
+        "safetensors": safetensors.torch.load(safetensors.torch.save(one.state_dict())),
+    }.items():
+        twin = copy.deepcopy(two)
+        twin.load_state_dict(state, strict=True)
+        close(twin(images()), before, f"output after load_state_dict ({kind}), and that of the saved model")
+
+
+def copies(text: str) -> None:
+    """A deepcopy and a pickle are equal to the model, and do not change with it."""
+    host = vit(text)
+    before = host(images())
+    for kind, twin in {"deepcopy": copy.deepcopy(host), "pickle": pickle.loads(pickle.dumps(host))}.items():
+        close(twin(images()), before, f"output of a {kind}, and of its original")
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.add_(1)
+        close(host(images()), before, f"output after a {kind} was changed, and before")
+
+
+def moving_average(text: str) -> None:
+    """A moving average of the weights by timm (ModelEmaV3) averages the scheme's too, and is a model like any."""
+    host = vit(text)
+    start = {name: value.clone() for name, value in host.named_parameters()}
+    average = ModelEmaV3(host, decay=0.5)
+    with torch.no_grad():
+        for parameter in host.parameters():
+            parameter.add_(1)
+    average.update(host)
+    for name, value in average.module.named_parameters():
+        close(value, start[name] + 0.5, f"average of {name}", atol=1e-6)
+    twin = vit(text, seed=5)
+    twin.load_state_dict(average.module.state_dict())
+    close(average(images()), twin(images()), "output of the average, and of a model with its state dict")
+
+
+def intermediates(text: str) -> None:
+    """What forward_intermediates and get_intermediate_layers give are the steps of the forward pass."""
+    for name, prefix in PREFIXES.items():
+        with case(name):
+            host = vit(text, **prefix)
+            x, tokens = images(24, 16), host.num_prefix_tokens
+            final, maps = host.forward_intermediates(x, norm=True)
+            shapes = [tuple(m.shape) for m in maps]
+            require(shapes == [(BATCH, WIDTH, 6, 4)] * DEPTH, f"maps of shapes {shapes}")
+            close(final, host.forward_features(x), "final of forward_intermediates, and forward_features")
+            close(maps[-1].flatten(2).transpose(1, 2), final[:, tokens:], "the last map, and the final tokens")
+            (last,) = host.get_intermediate_layers(x, 1, norm=True)
+            close(last, final[:, tokens:], "get_intermediate_layers, and the final tokens")
+            (early,) = host.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True, norm=True)
+            close(early, maps[0], "the first map with and without stop_early")
+            host.prune_intermediate_layers([0])
+            pruned = host.forward_features(x)[:, tokens:]
+            close(pruned, early.flatten(2).transpose(1, 2), "a model pruned to block 0, and the first map")
+
+
+def input_size(text: str) -> None:
+    """After set_input_size the output is that of a dynamic image size, and the scheme's tensors are as before."""
+    dynamic, fixed = vit(text), vit(text, dynamic_img_size=False)
+    fixed.set_input_size((32, 16))
+    close(fixed(images(32, 16)), dynamic(images(32, 16)), "output after set_input_size, and with dynamic_img_size")
+    found, expected = ({name: tuple(t.shape) for name, t in own(host).items()} for host in (fixed, dynamic))
+    require(found == expected, f"tensors of the scheme: expected {expected}, found {found}")
+    fixed.reset_classifier(9)
+    require(tuple(fixed(images(32, 16)).shape) == (BATCH, 9), "reset_classifier(9) does not give 9 classes")
+
+
+def checkpointing(text: str) -> None:
+    """Gradient checkpointing changes no gradient."""
+    host = vit(text).train()
+    found: list[dict[str, Tensor]] = []
+    for on in (False, True):
+        host.set_grad_checkpointing(on)
+        host.zero_grad()
+        torch.manual_seed(0)
+        host(images()).pow(2).sum().backward()
+        found.append({name: parameter.grad for name, parameter in host.named_parameters()})
+    for name, gradient in found[0].items():
+        close(found[1][name], gradient, f"gradient of {name} with checkpointing and without")
+
+
+def optimizer_groups(text: str) -> None:
+    """The scheme's parameters get from timm no weight decay, and the layer decay of the stem."""
+    host = vit(text)
+    parameters = {name for name, _ in host.named_parameters() if name.startswith("pos_embed.")}
+    require(parameters <= host.no_weight_decay(), "no_weight_decay() leaves out parameters of the scheme")
+    groups = group_parameters(host, host.group_matcher())
+    require(parameters <= set(groups[0]), "group_matcher() does not put the scheme into the stem's group")
+    groups = param_groups_layer_decay(host, 0.1, no_weight_decay_list=host.no_weight_decay(), layer_decay=0.5)
+    names = {id(parameter): name for name, parameter in host.named_parameters()}
+    found = {names[id(p)]: (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
+    least = min(factor for factor, _ in found.values())
+    for name in parameters:
+        right = found[name] == (least, 0)
+        require(right, f"{name}: expected learning rate x {least} without decay, found (x, decay) {found[name]}")
+
+
+def init_weights(text: str) -> None:
+    """The host's init_weights starts the scheme anew, buffers too: it needs reset_parameters(), and no nn.Linear."""
+    host, other = vit(text, start=True), vit(text, seed=5, start=True)
+    start = {name: value.clone() for name, value in own(host).items()}
+    with torch.no_grad():
+        for value in own(host).values():  # as after to_empty
+            value.fill_(float("nan") if value.is_floating_point() else -1)
+    host.init_weights()
+    for name, value in own(host).items():
+        if torch.equal(start[name], own(other)[name]):
+            close(value, start[name], f"{name} after init_weights and at the start")
+        else:
+            ratio = (value.pow(2).mean() / start[name].pow(2).mean()).item()
+            require(0.5 < ratio < 2, f"{name}: its mean square after init_weights is {ratio:.2g} x that at the start")
+            require(not torch.equal(value, start[name]), f"{name}: init_weights draws the same numbers again")
+
+
+def attach_and_detach(text: str) -> None:
+    """To attach it changes neither the backbone nor torch's random state; detach gives the old model back."""
+    plain, host = vit(**REGISTERS), vit(**REGISTERS)
+    state = torch.random.get_rng_state()
+    attach(host, text)
+    require(torch.equal(torch.random.get_rng_state(), state), "attach changes the global random state")
+    keys = {name for name in host.state_dict() if not name.startswith("pos_embed.")}
+    require(keys == plain.state_dict().keys(), f"keys of the backbone: {sorted(keys ^ plain.state_dict().keys())}")
+    host(images(24, 16))
+    close(detach(host)(images()), plain(images()), "output after detach, and of a model that never had a scheme")
+    again = attach(host, text)(images())
+    close(again, vit(text, start=True, **REGISTERS)(images()), "output after detach and attach, and after one attach")
