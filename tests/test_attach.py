@@ -234,9 +234,7 @@ def test_attach_again_is_refused_without_a_word_and_detach_restores():
     assert vitpos.attach(model, "none") is model
     vitpos.attach(model, "learned(scale=1)")  # nothing is lost with none
     first = model(images())
-    with pytest.raises(
-        VitposError, match=r"already has position scheme 'learned': say .*keep.*drop.* to lose it"
-    ):
+    with pytest.raises(VitposError, match=r"already has position scheme 'learned': say .*keep.*drop.* to lose it"):
         vitpos.attach(model, "sinusoidal_2d")
     with pytest.raises(VitposError, match=r"existing='new' must be \"keep\" or \"drop\""):
         vitpos.attach(model, "sinusoidal_2d", existing="new")

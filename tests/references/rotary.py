@@ -1,0 +1,181 @@
+"""Rotary schemes: timm's rotations, whole models of timm's, and complex numbers."""
+
+import math
+from unittest import mock
+
+import torch
+from timm.layers.pos_embed_sincos import (
+    RotaryEmbeddingCat,
+    RotaryEmbeddingDinoV3,
+    RotaryEmbeddingMixed,
+    apply_rot_embed_cat,
+)
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+
+import vitpos
+from references import Pairs, reference
+from vitpos.positions import Geometry, build
+
+GRIDS = [(8, 8), (4, 6), (6, 4), (1, 5), (14, 14)]
+WIDTH, HEADS, DEPTH = 96, 2, 3
+# Angles of up to 14 in float32, and products with channels of up to 4.5.
+ROUNDING = 2e-6
+
+
+def queries(grid, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(3, HEADS, math.prod(grid), WIDTH // HEADS, generator=generator, dtype=dtype)
+
+
+def against(text, rope_of, half=False):
+    """Our queries and keys, and those turned by timm's table, for a scheme trained on each grid and on another one."""
+    for grid in GRIDS:
+        for trained_on in (grid, (5, 3)):
+            scheme = build(text, Geometry(trained_on, WIDTH, HEADS, DEPTH))
+            q, k = queries(grid), queries(grid, seed=1)
+            for layer in range(DEPTH):
+                table = rope_of(scheme, grid, layer)
+                for ours, given in zip(scheme.rotate(q, k, grid, layer), (q, k), strict=True):
+                    yield ours, apply_rot_embed_cat(given, table, half=half)
+
+
+@reference("rope_axial", "timm RotaryEmbeddingCat", ROUNDING)
+def axial() -> Pairs:
+    yield from against(
+        "rope_axial",
+        lambda scheme, grid, layer: RotaryEmbeddingCat(
+            WIDTH // HEADS, in_pixels=False, feat_shape=list(grid), temperature=100.0
+        ).get_embed(),
+    )
+
+
+@reference("rope_mixed", "timm RotaryEmbeddingMixed", ROUNDING)
+def mixed() -> Pairs:
+    def table(scheme, grid, layer):
+        rope = RotaryEmbeddingMixed(WIDTH, DEPTH, HEADS, feat_shape=list(grid))
+        rope.load_state_dict({"freqs": scheme.frequencies})
+        return rope.get_embed()[layer].detach()
+
+    for ours, theirs in against("rope_mixed", table):
+        yield ours.detach(), theirs
+
+
+@reference("rope_mixed", "timm RotaryEmbeddingMixed, its start", ROUNDING)
+def mixed_start() -> Pairs:
+    for seed in range(3):
+        torch.manual_seed(seed)
+        scheme = build("rope_mixed", Geometry((4, 6), WIDTH, HEADS, DEPTH))
+        torch.manual_seed(seed)
+        yield scheme.frequencies.detach(), RotaryEmbeddingMixed(WIDTH, DEPTH, HEADS).freqs.detach()
+
+
+@reference("rope_dinov3", "timm RotaryEmbeddingDinoV3", ROUNDING)
+def dinov3() -> Pairs:
+    yield from against(
+        "rope_dinov3",
+        lambda scheme, grid, layer: RotaryEmbeddingDinoV3(WIDTH // HEADS, feat_shape=list(grid)).get_embed(),
+        half=True,
+    )
+
+
+@reference("rope_1d", "complex numbers", 1e-12)
+def one_dimension() -> Pairs:
+    for grid in GRIDS:
+        scheme = build("rope_1d", Geometry((5, 3), WIDTH, HEADS, DEPTH))
+        q, k = queries(grid, dtype=torch.float64), queries(grid, seed=1, dtype=torch.float64)
+        for ours, given in zip(scheme.rotate(q, k, grid, 0), (q, k), strict=True):
+            theirs = torch.empty_like(given)
+            for p in range(math.prod(grid)):
+                for i in range(24):
+                    pair = torch.complex(given[..., p, 2 * i], given[..., p, 2 * i + 1])
+                    pair = pair * complex(math.cos(p / 10000 ** (i / 24)), math.sin(p / 10000 ** (i / 24)))
+                    theirs[..., p, 2 * i], theirs[..., p, 2 * i + 1] = pair.real, pair.imag
+            yield ours, theirs
+
+
+@reference("liere(block_size=2)", "rope_mixed of the same frequencies", 1e-12)
+def liere_of_pairs() -> Pairs:
+    trained = (4, 6)
+    for grid in GRIDS:
+        geometry = Geometry(trained, WIDTH, HEADS, DEPTH)
+        liere, mixed = (build(text, geometry).double() for text in ("liere(block_size=2)", "rope_mixed"))
+        # LieRE's coordinates go from 0 to side / trained side; a generator with a above the diagonal turns by -a.
+        row, column = ((side / home) / max(side - 1, 1) for side, home in zip(grid, trained, strict=True))
+        with torch.no_grad():
+            by_row, by_column = liere.generators.squeeze(-1)
+            mixed.frequencies.copy_(torch.stack([-column * by_column, -row * by_row]))
+            q, k = queries(grid, dtype=torch.float64), queries(grid, seed=1, dtype=torch.float64)
+            for layer in range(DEPTH):
+                yield from zip(liere.rotate(q, k, grid, layer), mixed.rotate(q, k, grid, layer), strict=True)
+
+
+@reference("liere", "matrix exponentials by eigenvalues", 1e-12)
+def liere_by_eigenvalues() -> Pairs:
+    for text, size in (("liere", 48), ("liere(block_size=8)", 8)):
+        scheme = build(text, Geometry((4, 6), WIDTH, HEADS, DEPTH)).double()
+        q, k = queries((3, 8), dtype=torch.float64), queries((3, 8), seed=1, dtype=torch.float64)
+        with torch.no_grad():
+            turned, _ = scheme.rotate(q, k, (3, 8), 1)
+        expected = torch.empty_like(q)
+        for head in range(HEADS):
+            for block in range(48 // size):
+                for p in range(24):
+                    y, x = (p // 8) / 2 * (3 / 4), (p % 8) / 7 * (8 / 6)
+                    upper, entry = torch.zeros(size, size, dtype=torch.complex128), 0
+                    for i in range(size):
+                        for j in range(i + 1, size):
+                            row, column = scheme.generators[:, 1, head, block, entry].tolist()
+                            upper[i, j], entry = y * row + x * column, entry + 1
+                    # i times a skew-symmetric matrix is Hermitian.
+                    values, vectors = torch.linalg.eigh(1j * (upper - upper.T))
+                    rotation = (vectors @ torch.diag((-1j * values).exp()) @ vectors.mH).real
+                    part = slice(block * size, block * size + size)
+                    expected[:, head, p, part] = q[:, head, p, part] @ rotation.T
+        yield turned, expected
+
+
+MODEL = {"img_size": (56, 40), "patch_size": 4, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
+HEAD = {"num_classes": 7, "class_token": True, "global_pool": "token"}
+
+
+def whole(text, registers, **rope):
+    """A ViT with the scheme, and timm's Eva with the same weights."""
+    torch.manual_seed(0)
+    eva = Eva(
+        **MODEL,
+        **HEAD,
+        num_reg_tokens=registers,
+        attn_type="rope",
+        use_abs_pos_emb=False,
+        use_rot_pos_emb=True,
+        head_init_scale=0,  # leaves the head as drawn
+        use_post_transformer_norm=True,
+        **rope,
+    ).eval()
+    ours = vitpos.attach(VisionTransformer(**MODEL, **HEAD, reg_tokens=registers, pos_embed="none"), text).eval()
+    weights = eva.state_dict()
+    if "rope.freqs" in weights:
+        weights["pos_embed.frequencies"] = weights.pop("rope.freqs")
+    ours.load_state_dict(weights, strict=True)
+    x = torch.randn(2, 3, 56, 40, generator=torch.Generator().manual_seed(1))
+    # The eager products of complex numbers may be fused on some processors, and then round once less.
+    with mock.patch("torch.compiler.is_compiling", return_value=True), torch.no_grad():
+        return ours(x), eva(x)
+
+
+@reference("rope_axial", "whole model: timm Eva(attn_type='rope')", 0)
+def whole_axial() -> Pairs:
+    for temperature in (100.0, 10000.0):
+        for registers in (0, 2):
+            yield whole(f"rope_axial(temperature={temperature})", registers, rope_temperature=temperature)
+
+
+@reference("rope_mixed", "whole model: timm Eva(attn_type='rope', rope_type='mixed')", 0)
+def whole_mixed() -> Pairs:
+    yield whole("rope_mixed", 2, rope_type="mixed", rope_temperature=10.0, rope_grid_indexing="xy")
+
+
+@reference("rope_dinov3", "whole model: timm Eva(attn_type='rope', rope_type='dinov3')", 0)
+def whole_dinov3() -> Pairs:
+    yield whole("rope_dinov3", 2, rope_type="dinov3", rope_temperature=100.0, rope_rotate_half=True)
