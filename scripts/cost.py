@@ -50,16 +50,17 @@ def main() -> None:
         f"{hardware(growth.DEVICE.type)}; torch {torch.__version__}. {MODEL} (width 192, 12 blocks, 3 heads of 64), "
         f"64 tokens, batches of {growth.BATCH}.",
         "Operations are those of products in one forward (as torch counts them). The time is that of a training step "
-        f"relative to `none`: median, least and most of {options.rounds} steps, each between two of `none`.",
+        f"relative to `none`: median, least and most of {options.rounds} steps, each between two of `none`; images/s, what "
+        "the median leaves of those of `none`.",
         "",
-        "| scheme | parameters | operations | step | least to most |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| scheme | parameters | operations | step | least to most | images/s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for scheme, model in models.items():
         own, found = sum(p.numel() for p in model.pos_embed.parameters()), ratios[scheme]
         lines.append(
             f"| `{scheme}` | {own:,} | {operations(model) / least - 1:+.1%} | {statistics.median(found):.2f} "
-            f"| {min(found):.2f} to {max(found):.2f} |"
+            f"| {min(found):.2f} to {max(found):.2f} | {1 / statistics.median(found):.0%} |"
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("\n".join(lines) + "\n")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitpos.commands import add_scheme_commands
 from vitpos.errors import VitposError, unknown
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("scheme", help="name, name(option=value), a+b, or my_file.py:Name")
     check.add_argument("--fast", action="store_true", help="leave out Inductor and ONNX")
     check.set_defaults(command=check_command)
+    add_scheme_commands(commands)
     return top
 
 

@@ -87,3 +87,38 @@ def test_variants_turn_flags_and_take_words():
         "learned(scale=1, inject='every')",
         "learned(scale=1, inject='shared')",
     ]
+
+
+OWN = """
+import torch
+from torch import nn
+
+import vitpos
+
+
+class Rows(vitpos.PositionEmbedding):
+    def __init__(self, geometry):
+        super().__init__(geometry)
+        self.rows = nn.Parameter(torch.randn(geometry.grid[0], 1, geometry.embed_dim))
+
+    def tokens(self, x, grid, layer):
+        return x + self.rows.expand(-1, grid[1], -1).flatten(0, 1).to(x.dtype)
+"""
+
+
+def test_a_scheme_in_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checks, "FAST", (model.copies, model.gradients, model.another_grid))
+    (tmp_path / "own.py").write_text(OWN)
+    assert main(["check", f"{tmp_path}/own.py:Rows", "--fast"]) == 1
+    _, *lines, _, _, _ = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("copies            ok  ")
+    assert lines[1].startswith("gradients         ok  ")
+    assert lines[2].startswith(
+        "another grid      FAILED   no prefix, grid 6 x 4 after 4 x 6: RuntimeError: The size of "
+    )
+    assert lines[2].endswith(" (own.py:14)")
+
+
+def test_what_torch_cannot_write_to_onnx_is_skipped():
+    state, text = checks.outcome(export.onnx, "liere")
+    assert (state, text) == ("skipped", "torch.onnx does not translate aten.linalg_matrix_exp")

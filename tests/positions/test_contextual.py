@@ -118,6 +118,7 @@ def test_half_precision_rounds_products_only(text, dtype):
         ("irpe(beta=0)", "position scheme 'irpe': beta=0 must be a finite number above 0"),
         ("irpe(std=-1)", "position scheme 'irpe': std=-1 must be a finite number of at least 0"),
         ("shaw_2d(clip=0)", "position scheme 'shaw_2d': clip=0 must be a whole number of at least 1"),
+        ("shaw_2d(clip=99)", "'shaw_2d': clip=99 is beyond the largest offset \\d+ of the training grid"),
         ("shaw_2d(per_head='yes')", "position scheme 'shaw_2d': per_head='yes' must be True or False"),
     ],
 )

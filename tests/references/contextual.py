@@ -55,7 +55,7 @@ def shaw_2d_by_hand() -> Pairs:
         "on='k'": (3, 2),
         "on='v', per_head=True": (3, 2),
         "on='kv', clip=1": (1, 1),
-        "on='kv', per_head=True, clip=5": (5, 5),
+        "on='kv', per_head=True, clip=3": (3, 3),
     }.items():
 
         def vector(table, head, rows, columns, far_row=far_row, far_column=far_column):

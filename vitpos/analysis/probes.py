@@ -1,18 +1,30 @@
 """What a scheme knows about positions, read off the module itself."""
 
+import copy
 import itertools
+import math
 
 import torch
 
 from vitpos.positions import PositionEmbedding
 
+FAMILIES = {
+    "absolute": "absolute",
+    "conditional": "conditional",
+    "rotary": "rotary",
+    "relative": "relative",
+    "contextual": "contextual",
+    "values": "contextual",
+}
 
-def table(scheme: PositionEmbedding, grid: tuple[int, int]) -> torch.Tensor | None:
-    """Reads the vectors that a scheme adds to the patch tokens at the first block.
+
+def table(scheme: PositionEmbedding, grid: tuple[int, int], layer: int = 0) -> torch.Tensor | None:
+    """Reads the vectors that a scheme adds to the patch tokens at a block, the first one by default.
 
     Args:
         scheme: Any scheme.
         grid: Rows and columns of patches.
+        layer: Index of the block, from 0.
 
     Returns:
         (rows * columns, embed_dim) in float32 on the CPU, or None for a scheme that adds nothing there.
@@ -21,7 +33,7 @@ def table(scheme: PositionEmbedding, grid: tuple[int, int]) -> torch.Tensor | No
     held = next(itertools.chain(scheme.parameters(), scheme.buffers()), torch.zeros(()))
     with torch.no_grad():
         zeros = torch.zeros(1, rows * columns, scheme.geometry.embed_dim, device=held.device)
-        added = scheme.tokens(zeros, grid, 0)[0].float().cpu()
+        added = scheme.tokens(zeros, grid, layer)[0].float().cpu()
     return added if bool(added.any()) else None
 
 
@@ -45,3 +57,181 @@ def mosaic(matrix: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     maps = (matrix.reshape(rows, columns, rows, columns) + 1) / 2
     padded = torch.nn.functional.pad(maps, (0, 1, 0, 1), value=1.0)  # a white line after each map
     return padded.permute(0, 2, 1, 3).reshape(rows * (rows + 1), columns * (columns + 1))[:-1, :-1]
+
+
+def power(vectors: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Computes the 2-D Fourier power of a table over the grid, as shares of its total without the mean.
+
+    Args:
+        vectors: A table, (R * C, embed_dim).
+        grid: Rows R and columns C.
+
+    Returns:
+        (R, C), summed over channels; frequency 0 at row R // 2, column C // 2, where it is 0.
+    """
+    waves = torch.fft.fft2((vectors - vectors.mean(0)).T.double().reshape(-1, *grid))
+    total = waves.abs().square().sum(0)
+    total[0, 0] = 0  # rounding only
+    shifted: torch.Tensor = torch.fft.fftshift(total / total.sum().clamp(min=1e-30))
+    return shifted
+
+
+# Seeds below are not 0: a scheme drawn with the same seed would have the same numbers in its table as a query has.
+def inputs(scheme: PositionEmbedding, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draws tokens (batch, N, embed_dim) and queries and keys (batch, heads, N, head_dim) from N(0, 1), seed 1."""
+    own = scheme.geometry
+    patches = own.grid[0] * own.grid[1]
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, patches, own.embed_dim, generator=generator)
+    q, k = torch.randn(2, batch, own.num_heads, patches, own.head_dim, generator=generator)
+    return x, q, k
+
+
+def stirred(scheme: PositionEmbedding) -> PositionEmbedding:
+    """Copies a scheme and draws its parameters from N(0, 1), seed 2: one that starts as the identity then acts."""
+    scheme, generator = copy.deepcopy(scheme), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in scheme.parameters():
+            parameter.normal_(generator=generator)
+    return scheme
+
+
+@torch.no_grad()
+def kinds(scheme: PositionEmbedding) -> dict[str, list[int]]:
+    """Finds out what a scheme does, by trying it.
+
+    Parameters are `stirred`, so that a scheme that starts as the identity is not taken for ``none``.
+
+    Args:
+        scheme: Any scheme, on the CPU.
+
+    Returns:
+        The blocks in which it acts, by what it does, in the order of `FAMILIES`: adds vectors to the tokens
+        (``absolute``), adds what depends on the tokens (``conditional``), turns queries and keys (``rotary``), adds a
+        bias to the logits (``relative``), one that depends on queries or keys (``contextual``), acts on the ``values``.
+    """
+    scheme, grid = stirred(scheme), scheme.geometry.grid
+    x, q, k = inputs(scheme, 2)
+    found: dict[str, list[int]] = {kind: [] for kind in FAMILIES}
+    for layer in range(scheme.geometry.depth):
+        moved = scheme.tokens(x, grid, layer)
+        if moved is not x:
+            added = moved - x
+            alike = torch.allclose(added[0], added[1], rtol=1e-4, atol=1e-4)
+            found["absolute" if alike else "conditional"].append(layer)
+        turned = scheme.rotate(q, k, grid, layer)
+        if turned[0] is not q or turned[1] is not k:
+            found["rotary"].append(layer)
+        bias = scheme.bias(q, k, grid, layer)
+        if bias is not None:
+            found["relative" if bias.dim() == 3 or torch.equal(bias[0], bias[1]) else "contextual"].append(layer)
+        if scheme.uses_attention:
+            found["values"].append(layer)
+    return {kind: layers for kind, layers in found.items() if layers}
+
+
+@torch.no_grad()
+def effect(scheme: PositionEmbedding, kind: str, layer: int) -> torch.Tensor:
+    """Gives what a scheme changes in a block, for one random input: zeros where it is the identity.
+
+    Args:
+        scheme: Any scheme.
+        kind: One of those that `kinds` finds.
+        layer: Index of the block.
+
+    Returns:
+        The change of tokens or queries, the bias, or what the values gain; of the shape that the hook has.
+    """
+    grid, (x, q, k) = scheme.geometry.grid, inputs(scheme, 1)
+    if kind in ("absolute", "conditional"):
+        return scheme.tokens(x, grid, layer) - x
+    if kind == "rotary":
+        return scheme.rotate(q, k, grid, layer)[0] - q
+    if kind == "values":
+        return scheme.values((q @ k.transpose(-2, -1)).softmax(-1), grid, layer)
+    bias = scheme.bias(q, k, grid, layer)
+    return torch.zeros(()) if bias is None else bias
+
+
+def by_offset(pairs: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Takes the mean over all pairs of patches with the same offset.
+
+    Args:
+        pairs: (..., N, N) of query and key, N = R * C.
+        grid: Rows R and columns C.
+
+    Returns:
+        (..., 2R - 1, 2C - 1): offsets of the key from the query, rows from 1 - R to R - 1, columns likewise.
+    """
+    rows, columns = grid
+    row = torch.arange(rows).repeat_interleave(columns)
+    column = torch.arange(columns).repeat(rows)
+    index = (row - row[:, None] + rows - 1) * (2 * columns - 1) + column - column[:, None] + columns - 1
+    offsets = (2 * rows - 1) * (2 * columns - 1)
+    count = torch.bincount(index.flatten(), minlength=offsets)
+    total = torch.zeros(*pairs.shape[:-2], offsets, dtype=torch.float64)
+    total.index_add_(-1, index.flatten(), pairs.flatten(-2).double())
+    return (total / count).reshape(*pairs.shape[:-2], 2 * rows - 1, 2 * columns - 1)
+
+
+@torch.no_grad()
+def logits(scheme: PositionEmbedding, kind: str, layer: int) -> torch.Tensor:
+    """Computes what a ``rotary`` or ``relative`` scheme makes of each pair of patches, (heads, N, N).
+
+    A relative one: its bias. A rotary one: the mean of ``q k^T / sqrt(head_dim)`` over queries q = k from N(0, 1),
+    which the unit vectors e give exactly: the sum of ``rotate(e)_i . rotate(e)_j / sqrt(head_dim)``.
+    """
+    own = scheme.geometry
+    if kind == "relative":
+        _, q, k = inputs(scheme, 1)
+        bias = scheme.bias(q, k, own.grid, layer)
+        return torch.zeros(()) if bias is None else bias.reshape(-1, *bias.shape[-2:])
+    units = torch.eye(own.head_dim)[:, None, None].expand(-1, own.num_heads, own.grid[0] * own.grid[1], -1)
+    q, k = scheme.rotate(units, units, own.grid, layer)
+    return torch.einsum("bhid,bhjd->hij", q, k) / math.sqrt(own.head_dim)
+
+
+@torch.no_grad()
+def contextual(scheme: PositionEmbedding, layer: int, draws: int = 256) -> torch.Tensor:
+    """Computes the bias of random queries and keys from N(0, 1) by offset, each held at all places and in all heads.
+
+    Returns:
+        (draws, heads, 2R - 1, 2C - 1), seed 1.
+    """
+    own = scheme.geometry
+    patches, generator = own.grid[0] * own.grid[1], torch.Generator().manual_seed(1)
+    found = []
+    for _ in range(0, draws, 32):  # not at once, for each is (heads, N, N)
+        drawn = torch.randn(2, 32, 1, 1, own.head_dim, generator=generator)
+        q, k = drawn.expand(-1, -1, own.num_heads, patches, -1)
+        bias = scheme.bias(q, k, own.grid, layer)
+        found += [] if bias is None else [by_offset(bias, own.grid)]
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def value_lengths(scheme: PositionEmbedding, layer: int) -> torch.Tensor:
+    """Computes by offset how long a vector a query gains that attends to one key alone, (heads, 2R - 1, 2C - 1)."""
+    own = scheme.geometry
+    patches = own.grid[0] * own.grid[1]
+    one_key = torch.eye(patches)[:, None, None].expand(-1, own.num_heads, patches, -1)
+    gained = scheme.values(one_key, own.grid, layer).norm(dim=-1)  # (key, heads, query)
+    return by_offset(gained.permute(1, 2, 0), own.grid)
+
+
+@torch.no_grad()
+def response(scheme: PositionEmbedding, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes what a ``conditional`` scheme adds to two inputs, each with what it adds to zeros taken off.
+
+    Returns:
+        For a patch of ones in the middle, row R // 2 and column C // 2, among zeros; and for ones everywhere. Both
+        (embed_dim, R, C).
+    """
+    rows, columns = scheme.geometry.grid
+    x = torch.zeros(3, rows, columns, scheme.geometry.embed_dim)
+    x[1, rows // 2, columns // 2] = 1
+    x[2] = 1
+    x = x.flatten(1, 2)
+    added = scheme.tokens(x, scheme.geometry.grid, layer) - x
+    impulse, ones = (added[1:] - added[0]).transpose(1, 2).reshape(2, -1, rows, columns)
+    return impulse, ones

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vitpos.checks.ground import BATCH, CLASSES, REGISTERS, SIZE, SkippedError, by, case, close, images, require, vit
@@ -94,9 +96,26 @@ def onnx(text: str) -> None:
 
     model = vit(text, **REGISTERS)
     for size in SIZES:
-        # Where a bias needs a gradient the exporter decomposes another attention kernel than it traced, and stops.
-        with at(size), torch.no_grad():
-            program: Any = torch.onnx.export(model, (images(*size),), dynamo=True, verbose=False)
+        with at(size):
+            try:
+                program: Any = _onnx_program(model, images(*size))
+            except Exception as error:
+                # torch's error is a page; this line of it says that an operation cannot be exported by anybody.
+                if lacking := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error)):
+                    raise SkippedError(f"torch's exporter has no ONNX function for {lacking[1]}") from error
+                raise
             session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
             (out,) = session.run(None, {session.get_inputs()[0].name: images(*size).numpy()})
             close(torch.from_numpy(out), model(images(*size)), "output of onnxruntime, and of the model", atol=1e-5)
+
+
+def _onnx_program(model: Any, x: Tensor) -> Any:
+    try:
+        return torch.onnx.export(model, (x,), dynamo=True, verbose=False)
+    except torch.onnx.OnnxExporterError as error:
+        cause: BaseException | None = error
+        while cause:
+            if found := re.match(r"No ONNX function found for <OpOverload\(op='([^']+)'", str(cause)):
+                raise SkippedError(f"torch.onnx does not translate {found[1]}") from error
+            cause = cause.__cause__
+        raise

@@ -1,6 +1,7 @@
 """The Lightning data module: images in memory on the trainer's device, order and augmentation by seed."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -56,6 +57,7 @@ class ImageData(LightningDataModule):
         name: str = "cifar10",
         root: str | None = None,
         download: bool = False,
+        train_fraction: float = 1.0,
         batch_size: int = 256,
         eval_batch_size: int = 250,
         crop_padding: int = 4,
@@ -68,6 +70,8 @@ class ImageData(LightningDataModule):
             name: Data set: ``cifar10``, ``cifar100``, ``digits`` or ``folder``.
             root: Where the data lies; ``$VITPOS_DATA``, else ``./data``, where not given.
             download: Whether CIFAR may be downloaded into the root.
+            train_fraction: Share of the training images of each class that is used, above 0 and at most 1. Which ones
+                follows from the images alone, and those of a smaller share are among those of a larger one.
             batch_size: Images a step of training.
             eval_batch_size: Images a step of validation and test (larger ones leave a CPU's cache).
             crop_padding: Zeros around a training image before it is cropped at random; 0 for no crop.
@@ -75,9 +79,11 @@ class ImageData(LightningDataModule):
             seed: Seed of order and augmentation.
 
         Raises:
-            VitposError: A size or the padding is out of range.
+            VitposError: A size, the padding or the share is out of range.
         """
         super().__init__()
+        if not 0 < train_fraction <= 1:  # written so that NaN fails too
+            raise VitposError(f"data.train_fraction is {train_fraction}; it must be above 0 and at most 1")
         for option, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
@@ -86,20 +92,44 @@ class ImageData(LightningDataModule):
             if value < least:
                 raise VitposError(f"data.{option} is {value}; it must be at least {least}")
         self.name: str = name
-        self.root, self.download = root, download
+        self.root, self.download, self.train_fraction = root, download, train_fraction
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.crop_padding, self.flip, self.seed = crop_padding, flip, seed
         self.epoch = 0
 
     @cached_property
     def source(self) -> Images:
-        """The data set in the host's memory, loaded at first use."""
+        """The data set in the host's memory, loaded at first use; of its training part the share that is used."""
         images = load(self.name, self.root, download=self.download)
+        share = ""
+        if self.train_fraction < 1:
+            images = replace(images, train=self.first_of_each_class(images))
+            share = f" at data.train_fraction {self.train_fraction}"
         if len(images.train) < self.batch_size:
             raise VitposError(
                 f"data.batch_size is {self.batch_size}, but {self.name} has only {len(images.train)} training images"
+                f"{share}"
             )
         return images
+
+    def first_of_each_class(self, images: Images) -> Split:
+        """Takes the first training images of each class: the canonical order is one by digests, as good as random.
+
+        Raises:
+            VitposError: A class would be left without an image.
+        """
+        train, kept = images.train, []
+        for label in train.labels.unique():
+            (where,) = torch.nonzero(train.labels == label, as_tuple=True)
+            count = round(self.train_fraction * len(where))
+            if count < 1:
+                raise VitposError(
+                    f"data.train_fraction {self.train_fraction} leaves none of the {len(where)} training images of "
+                    f"class {images.classes[int(label)]!r} of {self.name}; each class needs one at least"
+                )
+            kept.append(where[:count])
+        order = torch.cat(kept).sort().values
+        return Split(train.images[order], train.labels[order])
 
     @property
     def classes(self) -> tuple[str, ...]:

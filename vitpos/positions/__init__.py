@@ -3,9 +3,21 @@
 import importlib
 import pkgutil
 
-from vitpos.positions.base import Geometry, PositionEmbedding, Sum, available, build, check, options, parse, register
+from vitpos.positions.base import Geometry, PositionEmbedding, Sum, available, build, check, find, options, register
+from vitpos.positions.text import parse
 
-__all__ = ["Geometry", "PositionEmbedding", "Sum", "available", "build", "check", "options", "parse", "register"]
+__all__ = [
+    "Geometry",
+    "PositionEmbedding",
+    "Sum",
+    "available",
+    "build",
+    "check",
+    "find",
+    "options",
+    "parse",
+    "register",
+]
 
 for _module in pkgutil.iter_modules(__path__):  # every file here registers its schemes
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,6 +1,5 @@
 """What a position scheme is: a module with identity hooks, a registry of names, and the text that names one."""
 
-import ast
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError, unknown
+from vitpos.positions import text as texts
+from vitpos.positions.text import parse as parse
 
 Grid = tuple[int, int]
 
@@ -149,17 +150,11 @@ def register(name: str) -> Callable[[Scheme], Scheme]:
     def decorate(cls: Scheme) -> Scheme:
         if not name.isidentifier():
             raise VitposError(f"position scheme name {name!r} is not an identifier (letters, digits, _)")
-        if not (inspect.isclass(cls) and issubclass(cls, PositionEmbedding)):
-            raise VitposError(f"position scheme {name!r}: {cls!r} is not a class of vitpos.PositionEmbedding")
+        _serviceable(name, cls)
         old = _registry.get(name)
         # The same class defined again (a notebook cell run twice) replaces itself.
         if old is not None and (old.__module__, old.__qualname__) != (cls.__module__, cls.__qualname__):
             raise VitposError(f"position scheme {name!r} is already registered by {old.__module__}.{old.__qualname__}")
-        for option in list(inspect.signature(cls).parameters.values())[1:]:
-            if option.kind is not option.KEYWORD_ONLY or option.default is option.empty:
-                raise VitposError(
-                    f"position scheme {name!r}: option {option.name!r} must be keyword-only with a default"
-                )
         cls.scheme = name
         _registry[name] = cls
         return cls
@@ -167,28 +162,82 @@ def register(name: str) -> Callable[[Scheme], Scheme]:
     return decorate
 
 
+def _is_scheme(value: object) -> TypeGuard[type[PositionEmbedding]]:
+    return inspect.isclass(value) and issubclass(value, PositionEmbedding)
+
+
+def _serviceable(name: str, cls: object) -> type[PositionEmbedding]:
+    """Raises a VitposError where no text could build the class; else returns it."""
+    if not _is_scheme(cls):
+        raise VitposError(f"position scheme {name!r}: {cls!r} is not a class of vitpos.PositionEmbedding")
+    for option in list(inspect.signature(cls).parameters.values())[1:]:
+        if option.kind is not option.KEYWORD_ONLY or option.default is option.empty:
+            raise VitposError(f"position scheme {name!r}: option {option.name!r} must be keyword-only with a default")
+    return cls
+
+
 def available() -> list[str]:
-    """Lists the names of all registered schemes, sorted."""
-    return sorted(_registry)
+    """Lists the names of all schemes, sorted: those registered, and those of installed packages."""
+    return sorted({*_registry, *texts.installed().names})
+
+
+def find(name: str) -> type[PositionEmbedding]:
+    """Finds the class of a scheme: one that is registered, in a file, or an entry point of an installed package.
+
+    In that order, so an entry point cannot take the place of a scheme of vitpos.
+
+    Args:
+        name: A name as `parse` reads it.
+
+    Raises:
+        VitposError: No scheme has this name, the file or the entry point cannot be imported, or the class cannot be
+            built from a text: see `register`.
+    """
+    if name in _registry:
+        return _registry[name]
+    if inside := texts.split(name):
+        module = texts.load(inside[0])
+        if inside[1] not in vars(module):
+            own = [
+                key for key, value in vars(module).items() if _is_scheme(value) and value.__module__ == module.__name__
+            ]
+            raise unknown(f"scheme in {inside[0]}:", inside[1], own)
+        cls = _serviceable(name, vars(module)[inside[1]])
+        if "scheme" not in vars(cls):  # what messages call it, where no decorator says so
+            cls.scheme = inside[1]
+        return cls
+    points = list(texts.installed().select(name=name))
+    if not points:
+        raise unknown("position scheme", name, available())
+    if len(points) > 1:
+        several = ", ".join(point.value for point in points)
+        raise VitposError(f"position scheme {name!r} comes with several installed packages: {several}")
+    try:
+        found: type[PositionEmbedding] = register(name)(points[0].load())
+        return found
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise VitposError(
+            f"position scheme {name!r} is broken: its entry point {points[0].value} fails: {type(error).__name__}: "
+            f"{text}"
+        ) from error
 
 
 def options(name: str) -> dict[str, object]:
-    """Gives the options of a registered scheme with their defaults.
+    """Gives the options of a scheme with their defaults.
 
     Raises:
-        VitposError: No scheme has this name.
+        VitposError: As for `find`.
     """
-    if name not in _registry:
-        raise unknown("position scheme", name, _registry)
-    return {p.name: p.default for p in list(inspect.signature(_registry[name]).parameters.values())[1:]}
+    return {p.name: p.default for p in list(inspect.signature(find(name)).parameters.values())[1:]}
 
 
 def build(scheme: str | PositionEmbedding, geometry: Geometry) -> PositionEmbedding:
     """Builds a scheme from its text.
 
     Args:
-        scheme: ``"name"``, ``"name(option=value, ...)"``, or a sum of those, ``"a+b"``. Values are Python literals. An
-            instance is returned unchanged.
+        scheme: ``"name"``, ``"name(option=value, ...)"``, or a sum of those, ``"a+b"``. Values are Python literals.
+            In place of a name, ``"file.py:Class"`` is a class of that file. An instance is returned unchanged.
         geometry: The host's.
 
     Returns:
@@ -204,7 +253,7 @@ def build(scheme: str | PositionEmbedding, geometry: Geometry) -> PositionEmbedd
                 f"position scheme {scheme.scheme!r} was made for {scheme.geometry}, the model has {geometry}"
             )
         return scheme
-    parts = [_registry[name](geometry, **given) for name, given in check(scheme)]
+    parts = [find(name)(geometry, **given) for name, given in check(scheme)]
     return parts[0] if len(parts) == 1 else Sum(geometry, parts)
 
 
@@ -212,7 +261,7 @@ def check(text: str) -> list[tuple[str, dict[str, object]]]:
     """Reads the text of a scheme as `parse` does, and makes sure that its schemes and their options exist.
 
     Raises:
-        VitposError: The text cannot be read, or a scheme or an option is unknown.
+        VitposError: The text cannot be read, an option is unknown, or as for `find`.
     """
     parts = parse(text)
     for name, given in parts:
@@ -221,37 +270,6 @@ def check(text: str) -> list[tuple[str, dict[str, object]]]:
             if option not in takes:
                 raise unknown(f"option of position scheme {name!r}:", option, takes)
     return parts
-
-
-def parse(text: str) -> list[tuple[str, dict[str, object]]]:
-    """Reads the text of a scheme into the names and options of its parts, in order.
-
-    Only the form is checked, so this also reads schemes that are not registered.
-
-    Raises:
-        VitposError: The text has not the form ``name(option=value, ...)+...`` with Python literals as values.
-    """
-    try:
-        parts = _parts(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
-        raise VitposError(
-            f"cannot read position scheme {text!r}; write name, name(option=value, ...) with plain values, or a+b"
-        ) from None
-    return parts
-
-
-def _parts(node: ast.expr) -> list[tuple[str, dict[str, object]]]:
-    """Walks the syntax tree of a text; anything unforeseen is a ValueError."""
-    match node:
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _parts(left) + _parts(right)
-        case ast.Name(id=name):
-            return [(name, {})]
-        case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
-            given = {k.arg: ast.literal_eval(k.value) for k in keywords if k.arg}
-            if len(given) == len(keywords):  # else one is given twice, or by **
-                return [(name, given)]
-    raise ValueError
 
 
 class Sum(PositionEmbedding):

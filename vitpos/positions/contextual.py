@@ -191,10 +191,15 @@ class Shaw2D(Contextual):
 
         Raises:
             VitposError: `on` is another word, `per_head` no truth value, `std` no finite number from 0, or `clip` no
-                whole number from 1.
+                whole number from 1 to the largest offset of the training grid.
         """
         rows, columns = geometry.grid
         far = [rows - 1, columns - 1] if clip is None else [count(self.scheme, "clip", clip)] * 2
+        if clip is not None and clip > max(rows, columns) - 1:
+            raise VitposError(
+                f"position scheme {self.scheme!r}: clip={clip} is beyond the largest offset {max(rows, columns) - 1} of "
+                f"the training grid {rows} x {columns}: vectors beyond it would never learn"
+            )
         self.far = tuple(far)
         std = geometry.head_dim**-0.5 if std is None else std
         sizes = (2 * far[0] + 1, 2 * far[1] + 1)

@@ -110,5 +110,6 @@ def summary(results: Results, run: Run) -> str:
     row = results.row(run)
     if row is None:
         return "left no whole result"
-    accuracy = row["metrics"]["test/accuracy"]
-    return f"test {accuracy:.2%} in {duration(row['seconds'])} ({row['images_per_second']:.0f} img/s)"
+    part = "val" if run.trial else "test"
+    accuracy = row["metrics"][f"{part}/accuracy"]
+    return f"{part} {accuracy:.2%} in {duration(row['seconds'])} ({row['images_per_second']:.0f} img/s)"

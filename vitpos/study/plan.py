@@ -1,6 +1,7 @@
 """A study file: what is compared, stated before anything runs, and the runs that follow from it."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -13,11 +14,14 @@ import yaml
 
 from vitpos.analysis.comparison import Comparison
 from vitpos.errors import VitposError, unknown
+from vitpos.study import tuning
 
 # Bumped when the same config starts to mean another computation: results of another format are not skipped but redone.
 FORMAT = 1
 # Where a run happens and where its files lie do not change what it computes, so they stay out of its hash.
 PLACE = ("data.root", "data.download", "trainer.default_root_dir", "trainer.accelerator", "trainer.devices")
+# Axes ``position.NAME`` are options of the schemes (see `vitpos.study.options`).
+OPTION = "position."
 
 
 @dataclass(frozen=True)
@@ -25,21 +29,42 @@ class Run:
     """One training: a point on the study's axes and a seed.
 
     Attributes:
-        axes: Value on each axis, ``position`` first.
+        axes: Value on each axis, ``position`` first; without the options that its scheme lacks.
         seed: Seed of all random streams.
         config: Everything that ``vitpos fit --config`` would be given, nested.
+        trial: The values of tuned keys that it tries; such a run never reads the test set. Empty for all others.
+        tuned: The values of tuned keys that were chosen for it; empty where nothing is tuned, None until they are.
+        edge: The tuned keys whose value is at the edge of the grid.
+        blocked: Why no values could be chosen, so that it cannot run.
     """
 
     axes: dict[str, Any]
     seed: int
     config: dict[str, Any]
+    trial: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tuned: dict[str, Any] | None = dataclasses.field(default_factory=dict)
+    edge: tuple[str, ...] = ()
+    blocked: str = ""
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
-        """The first 12 hex digits of SHA-256 of the config without places; equal hashes are equal computations."""
+        """The first 12 hex digits of SHA-256 of the config without places; equal hashes are equal computations.
+
+        Where the scheme is in a file of the user's, the file's content counts. It is read once, so that a run keeps its
+        hash, also in another process, where the file is edited later.
+
+        Raises:
+            VitposError: That file cannot be read.
+        """
         content = {key: value for key, value in flatten(self.config).items() if key not in PLACE}
+        if ".py:" in (position := str(content.get("position"))):
+            from vitpos.positions import text as texts  # loads torch, which most plans do without
+
+            content["files"] = texts.digests(position)
         if content.get("data.name") == "folder":  # there the place is all that names the data
             content["data.root"] = self.config["data"].get("root")
+        if self.trial or self.tuned is None:  # neither is ever taken for a run of the study proper
+            content["trial"] = self.trial
         text = json.dumps({"format": FORMAT, **content}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -47,13 +72,20 @@ class Run:
     def label(self) -> str:
         """What people call it: ``learned, model.lr=0.001, seed 0``."""
         others = [f"{key}={value}" for key, value in self.axes.items() if key != "position"]
-        return ", ".join([str(self.axes["position"]), *others, f"seed {self.seed}"])
+        tried = [f"trial of {key}={value}" for key, value in self.trial.items()]
+        return ", ".join([str(self.axes["position"]), *others, *tried, f"seed {self.seed}"])
 
     @property
     def folder(self) -> str:
         """Name of its folder: readable, and unique by its hash."""
-        words = re.sub(r"[^\w.+=]+", "-", "-".join(str(value) for value in self.axes.values())).strip("-")
+        values = [*self.axes.values(), *(["trial", *self.trial.values()] if self.trial else [])]
+        words = re.sub(r"[^\w.+=]+", "-", "-".join(map(str, values))).strip("-")
         return f"{words[:80]}-s{self.seed}-{self.hash[:8]}"
+
+    def with_choice(self, values: dict[str, Any], edge: tuple[str, ...] = ()) -> "Run":
+        """Returns the run with the values that tuning chose in its config."""
+        config = nest({**flatten(self.config), **values})
+        return dataclasses.replace(self, config=config, tuned=values, edge=edge, blocked="")
 
 
 @dataclass(frozen=True)
@@ -63,13 +95,18 @@ class File:
     Attributes:
         question: What the study answers.
         base: A config of ``vitpos fit``, its path relative to the study file.
-        axes: Dotted config keys and the values to cross; ``position`` is one of them.
+        axes: Dotted config keys and the values to cross; ``position`` is one of them. ``position.NAME`` is the option
+            NAME of every scheme that has it; null is each scheme's default.
         seeds: One run of every variant for each.
         reference: The position that the others are compared with.
         overrides: Dotted config keys that differ from the base in all runs.
         metric: Key of the result that is compared, a share between 0 and 1.
         margin: Percentage points within which two schemes count as equal.
         alpha: Family-wise error rate of the verdicts.
+        correction: How p values are adjusted over the comparisons: ``holm``, ``bonferroni`` or ``none``.
+        tune: Dotted config keys and a few values of each, crossed. Every variant is trained with each of them on the
+            tuning seeds; the best by mean validation accuracy at the last epoch is what its runs use.
+        tune_seeds: Seeds for tuning, none of them among ``seeds``; left out, the first from 1000 on that is not.
     """
 
     question: str
@@ -81,6 +118,9 @@ class File:
     metric: str = "test/accuracy"
     margin: float = 1.0
     alpha: float = 0.05
+    correction: str = "holm"
+    tune: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    tune_seeds: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,12 +130,19 @@ class Study:
     Attributes:
         path: The file.
         comparison: What is compared and how it is judged.
-        runs: All runs, seeds in the outer loop: an interruption leaves complete pairs.
+        runs: All runs but trials, seeds in the outer loop: an interruption leaves complete pairs. Where the study tunes,
+            they lack the chosen values until `vitpos.study.tuning.settle` puts them in.
+        axes: The axes as stated.
+        tune: The grid as stated.
+        trials: The runs that the choice is made by.
     """
 
     path: Path
     comparison: Comparison
     runs: tuple[Run, ...]
+    axes: dict[str, list[Any]]
+    tune: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    trials: tuple[Run, ...] = ()
 
 
 def load(path: str | Path) -> Study:
@@ -106,9 +153,33 @@ def load(path: str | Path) -> Study:
 
     Raises:
         VitposError: No such file, not YAML, an unknown or missing key, a value of the wrong type, an axis without
-            values, a value or seed that stands twice, or a reference that is no position of the study.
+            values, a value or seed that stands twice, a reference that is no position of the study, an option that no
+            scheme has, or tuning that would judge by what it chose from.
     """
     path = Path(path)
+    file = read(path)
+    base = read_yaml(path.parent / file.base)
+    try:
+        check_axes(file)
+        check_tuning(file)
+        runs, trials = expand(base, file)
+    except VitposError as error:
+        raise VitposError(f"{path}: {error}") from error
+    stated: dict[str, Any] = {"metric": file.metric, "margin": float(file.margin), "alpha": file.alpha}
+    if "correction" in Comparison.__dataclass_fields__:  # TEMPORARY
+        stated["correction"] = file.correction
+    return Study(
+        path=path,
+        comparison=Comparison(path.stem, file.question, file.reference, **stated),
+        runs=tuple(runs),
+        axes=file.axes,
+        tune=file.tune,
+        trials=tuple(trials),
+    )
+
+
+def read(path: Path) -> File:
+    """Reads a study file and checks that it has the keys, each of its type (errors as `load`)."""
     given = read_yaml(path)
     known = get_type_hints(File)
     for key in given:
@@ -121,40 +192,79 @@ def load(path: str | Path) -> Study:
         if field.name in given and not fits(given[field.name], known[field.name]):
             wanted = str(known[field.name]).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
             raise VitposError(f"{path}: {field.name} must be {wanted}, got {given[field.name]!r}")
-    file = File(**given)
+    return File(**given)
+
+
+def check_axes(file: File) -> None:
+    """Checks axes, seeds and reference (errors as `load`)."""
     if "position" not in file.axes:
-        raise VitposError(f"{path}: axes need 'position' among them, got {', '.join(file.axes) or 'none'}")
-    for key in PLACE:
-        if key in file.axes:
-            raise VitposError(f"{path}: {key} cannot be an axis: it says where a run happens, not what it computes")
-    for key, values in {**file.axes, "seeds": file.seeds}.items():
-        if not isinstance(values, list) or not values:
-            raise VitposError(f"{path}: {key} needs a list of at least one value, got {values!r}")
-        twice = [value for index, value in enumerate(values) if value in values[:index]]
-        if twice:
-            raise VitposError(f"{path}: {key} names {twice[0]!r} twice")
+        raise VitposError(f"axes need 'position' among them, got {', '.join(file.axes) or 'none'}")
+    for key in file.axes:
+        if key in PLACE:
+            raise VitposError(f"{key} cannot be an axis: it says where a run happens, not what it computes")
+        if "." not in key and key != "position":
+            raise VitposError(f"{key} cannot be an axis: axes are config keys such as model.lr, options of the schemes "
+                              f"such as position.{key}, and position; seeds are the key seeds")  # fmt: skip
+    check_values({**file.axes, "seeds": file.seeds})
     positions = [str(value) for value in file.axes["position"]]
     if file.reference not in positions:
         raise unknown("reference", file.reference, positions)
-    base = read_yaml(path.parent / file.base)
-    return Study(
-        path=path,
-        comparison=Comparison(path.stem, file.question, file.reference, file.metric, float(file.margin), file.alpha),
-        runs=tuple(expand(base, file)),
-    )
 
 
-def expand(base: dict[str, Any], file: File) -> list[Run]:
-    """Crosses seeds (outer) and axes (inner, ``position`` fastest) into runs."""
+def check_tuning(file: File) -> None:
+    """Checks what is tuned (errors as `load`)."""
+    if not file.tune:
+        if file.tune_seeds:
+            raise VitposError("tune_seeds without tune: nothing is tuned")
+        return
+    for key in file.tune:
+        if key in file.axes:
+            raise VitposError(f"{key} is an axis and cannot be tuned as well")
+        if key in PLACE or "." not in key or key.startswith(OPTION):  # not every scheme has it: budgets would differ
+            raise VitposError(f"{key} cannot be tuned: tune takes config keys of all schemes, such as model.lr")
+    tried = {f"tune.{key}": values for key, values in file.tune.items()}
+    check_values({**tried, "tune_seeds": tuning.tuning_seeds(file.seeds, file.tune_seeds)})
+    if file.metric == tuning.METRIC:
+        raise VitposError(f"metric cannot be {file.metric} where tune chooses by it")
+
+
+def check_values(lists: dict[str, list[Any]]) -> None:
+    """Checks that every list has values, each once."""
+    for key, values in lists.items():
+        if not isinstance(values, list) or not values:
+            raise VitposError(f"{key} needs a list of at least one value, got {values!r}")
+        twice = [value for index, value in enumerate(values) if value in values[:index]]
+        if twice:
+            raise VitposError(f"{key} names {twice[0]!r} twice")
+
+
+def expand(base: dict[str, Any], file: File) -> tuple[list[Run], list[Run]]:
+    """Crosses seeds (outer) and axes (inner, ``position`` fastest) into runs, and with the tuned values into trials."""
     axes = {key: values for key, values in file.axes.items() if key != "position"}
     axes["position"] = [str(value) for value in file.axes["position"]]
-    runs = []
-    for seed, *values in itertools.product(file.seeds, *axes.values()):
-        point = dict(zip(axes, values, strict=True))
-        settings = {**flatten(base), **flatten(file.overrides), **point, "seed_everything": seed}
-        ordered = {"position": point.pop("position"), **point}
-        runs.append(Run(ordered, seed, nest(settings)))
-    return runs
+    if any(key.startswith(OPTION) for key in axes):
+        from vitpos.study.options import points  # loads torch
+
+        crossed = points(axes)
+    else:
+        crossed = []
+        for values in itertools.product(*axes.values()):
+            point = dict(zip(axes, values, strict=True))
+            crossed.append(({"position": point["position"], **point}, point))
+    shared = {**flatten(base), **flatten(file.overrides)}
+
+    def run(axes: dict[str, Any], settings: dict[str, Any], seed: int, **fields: Any) -> Run:
+        return Run(axes, seed, nest({**shared, **settings, "seed_everything": seed}), **fields)
+
+    tuned = None if file.tune else {}
+    runs = [run(*point, seed, tuned=tuned) for seed in file.seeds for point in crossed]
+    trials = [
+        run(point, {**settings, **trial}, seed, trial=trial)
+        for seed in (tuning.tuning_seeds(file.seeds, file.tune_seeds) if file.tune else ())
+        for trial in tuning.grid(file.tune)
+        for point, settings in crossed
+    ]
+    return runs, trials
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -2,16 +2,18 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vitpos.errors import VitposError
-from vitpos.study.plan import FORMAT, File, Run, Study, flatten, read_yaml
+from vitpos.study.plan import FORMAT, OPTION, File, Run, Study, flatten, read_yaml
+from vitpos.study.tuning import tuning_seeds
 
 try:
     import fcntl
@@ -83,41 +85,51 @@ class Results:
     def row(self, run: Run) -> Row | None:
         """Returns the result of a run, or None where it is missing or ``result.json`` is damaged or another run's.
 
-        Without the run's folder, as in a fresh clone, ``rows.jsonl`` counts.
+        Without the run's folder, as in a fresh clone, ``rows.jsonl`` or ``tuning.jsonl`` counts.
         """
         path = self.of(run) / "result.json"
         row = read_row(path) if path.exists() else self.collected.get(run.hash)
         return row if row and row["hash"] == run.hash else None
 
     def failure(self, run: Run) -> Row | None:
-        """Returns what a failed run left, until it is done."""
-        return read_row(self.of(run) / "failure.json")
+        """Returns what a failed run left, until it is done; that of a trial also from ``tuning.jsonl``."""
+        return read_row(self.of(run) / "failure.json") or self.failed_trials.get(run.hash)
+
+    @cached_property
+    def lines(self) -> list[Row]:
+        """The lines of ``rows.jsonl`` and ``tuning.jsonl``, as they were when first asked for.
+
+        Raises:
+            VitposError: A line is damaged.
+        """
+        rows = []
+        for path in (self.folder / "rows.jsonl", self.folder / "tuning.jsonl"):
+            for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+                try:
+                    row = json.loads(line)
+                    rows.append({**row, "hash": row["hash"]})
+                except (ValueError, KeyError, TypeError) as error:
+                    raise VitposError(f"{path} line {number} is damaged ({error}): remove the line") from error
+        return rows
 
     @cached_property
     def collected(self) -> dict[str, Row]:
-        """The results in ``rows.jsonl`` by hash, as they were when first asked for.
+        """The results among the `lines`, by hash."""
+        return {row["hash"]: row for row in self.lines if "error" not in row}
 
-        Raises:
-            VitposError: A line of the file is damaged.
-        """
-        rows: dict[str, Row] = {}
-        path = self.folder / "rows.jsonl"
-        for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
-            try:
-                row = json.loads(line)
-                rows[row["hash"]] = row
-            except (ValueError, KeyError, TypeError) as error:
-                raise VitposError(f"{path} line {number} is damaged ({error}): remove the line") from error
-        return rows
+    @cached_property
+    def failed_trials(self) -> dict[str, Row]:
+        """The failures among the `lines`, by hash: in a fresh clone the choice has to come out the same."""
+        return {row["hash"]: row for row in self.lines if "error" in row}
 
     def stored(self) -> list[Row]:
-        """Returns every result in the folder: those of ``rows.jsonl``, or of ``result.json`` where there is one."""
+        """Returns every result in the folder: of `lines`, or of ``result.json`` where there is one."""
         found = [read_row(path) for path in sorted(self.folder.glob("runs/*/result.json"))]
         return list({**self.collected, **{row["hash"]: row for row in found if row}}.values())
 
     def strays(self, study: Study) -> list[Row]:
         """Returns the results that an earlier version of the study file asked for and this one does not."""
-        planned = {run.hash for run in study.runs}
+        planned = {run.hash for run in (*study.runs, *study.trials)}
         return [row for row in self.stored() if row["hash"] not in planned]
 
     def refuse_other_terms(self, study: Study) -> None:
@@ -129,9 +141,8 @@ class Results:
         kept = self.folder / "study.yaml"
         if not kept.exists() or not self.stored():
             return
-        defaults = {field.name: field.default for field in dataclasses.fields(File)}
-        old, new = {**defaults, **read_yaml(kept)}, {**defaults, **read_yaml(study.path)}
-        for key in ("reference", "metric", "margin", "alpha"):
+        old, new = terms(read_yaml(kept)), terms(read_yaml(study.path))
+        for key in new:
             if old[key] != new[key]:
                 raise VitposError(
                     f"{study.path}: {key} was stated before the runs as {old[key]} (in {kept}) and is {new[key]} "
@@ -158,18 +169,98 @@ class Results:
         )
 
     def collect(self, study: Study) -> tuple[list[Row], list[Row]]:
-        """Writes ``rows.jsonl`` in the order of the plan, and returns the study's rows and its failures."""
+        """Writes ``rows.jsonl`` and, where there are trials, ``tuning.jsonl``, in the order of the plan.
+
+        A run whose scheme lacks an option that is an axis is given once for each comparison that it takes part in (see
+        `standings`), with the same hash and the other axes named in ``idle``; the file has it once.
+
+        Args:
+            study: The study, settled (see `vitpos.study.tuning.settle`).
+
+        Returns:
+            Its rows and its failures, among them those for which tuning could not choose.
+
+        Raises:
+            VitposError: The folder cannot be written.
+        """
         stored = {row["hash"]: row for row in self.stored()}
-        rows = [stored.pop(run.hash) for run in study.runs if run.hash in stored]
-        done = {row["hash"] for row in rows}
-        failures = [
-            failure for run in study.runs if run.hash not in done and (failure := self.failure(run)) is not None
+        # the hash does not see axes, and an earlier version of the file may have had others for the same run
+        rows = [{**stored.pop(run.hash), "axes": run.axes} for run in study.runs if run.hash in stored]
+        trials = [stored.pop(run.hash) for run in study.trials if run.hash in stored]
+        done = {row["hash"] for row in (*rows, *trials)}
+        failures, failed_trials = (
+            [failure for run in runs if run.hash not in done and (failure := self.failure(run)) is not None]
+            for runs in (study.runs, study.trials)
+        )
+        failures += [
+            {"format": FORMAT, "hash": run.hash, "axes": run.axes, "seed": run.seed, "error": run.blocked}
+            for run in study.runs
+            if run.blocked
         ]
+        rest = list(stored.values())
+        lines = {
+            "rows.jsonl": [*rows, *(row for row in rest if "trial" not in row)],
+            "tuning.jsonl": [*trials, *(row for row in rest if "trial" in row)]
+            + [{key: value for key, value in failure.items() if key != "traceback"} for failure in failed_trials],
+        }
         try:
-            write(self.folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in [*rows, *stored.values()]))
+            for name, content in lines.items():
+                if content or name == "rows.jsonl":
+                    write(self.folder / name, "".join(json.dumps(row) + "\n" for row in content))
         except OSError as error:
             raise unwritable(self.folder, error) from error
-        return rows, failures
+        places = standings(study.axes, [run.axes for run in study.runs], study.comparison.reference)
+        return spread(rows, places), spread(failures, places)
+
+
+def terms(given: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a study file states that must not change once there are results, with all defaults."""
+    stated = {}
+    for field in dataclasses.fields(File):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        stated[field.name] = given.get(field.name, default)
+    keys = ("reference", "metric", "margin", "alpha", "correction", "tune")
+    seeds = tuning_seeds(stated["seeds"], stated["tune_seeds"]) if stated["tune"] else []
+    return {**{key: stated[key] for key in keys}, "tune_seeds": seeds}
+
+
+def standings(axes: Mapping[str, Sequence[Any]], variants: Sequence[Row], reference: str) -> dict[str, list[Row]]:
+    """Says at which points of a study each variant takes part in a comparison with the reference.
+
+    Where one of the two has an option and the other has not, the other is the same run at every value. Where both lack
+    it there is one comparison, not one a value.
+
+    Args:
+        axes: All axes of the study with their values.
+        variants: The axes that each variant itself has.
+        reference: Position that the others are compared with.
+
+    Returns:
+        By ``repr`` of a variant the axes under which its rows are grouped; without such options, itself alone.
+    """
+    options = {key for key in axes if key.startswith(OPTION)}
+    has = {
+        which: {frozenset(options & variant.keys()) for variant in variants if (variant["position"] == reference) is which}
+        for which in (True, False)
+    }
+
+    def stand(variant: Row) -> Iterator[Row]:
+        for other in has[variant["position"] != reference] or {frozenset[str]()}:
+            idle = [key for key in axes if key in other - variant.keys()]
+            for values in itertools.product(*(axes[key] for key in idle)):
+                yield {**variant, **dict(zip(idle, values, strict=True))}
+
+    return {repr(variant): list({repr(point): point for point in stand(variant)}.values()) for variant in variants}
+
+
+def spread(rows: list[Row], places: dict[str, list[Row]]) -> list[Row]:
+    """Gives each row once for every place where its variant stands."""
+    found = []
+    for row in rows:
+        for axes in places[repr(row["axes"])]:
+            idle = [key for key in axes if key not in row["axes"]]
+            found.append({**row, "axes": axes, "idle": idle} if idle else row)
+    return found
 
 
 def read_row(path: Path) -> Row | None:
@@ -184,12 +275,13 @@ def read_row(path: Path) -> Row | None:
 def differences(row: Row, study: Study) -> str:
     """Names the keys in which a result differs from the nearest run of the plan."""
     old = flatten(row["config"])
+    runs = study.trials if "trial" in row else study.runs
 
     def changed(run: Run) -> list[str]:
         new = flatten(run.config)
         return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
 
-    nearest = min(study.runs, key=lambda run: len(changed(run)))
+    nearest = min(runs or study.runs, key=lambda run: len(changed(run)))
     new = flatten(nearest.config)
     return "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in changed(nearest)[:3])
 

@@ -20,10 +20,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitpos.analysis import probes
+from vitpos import positions as schemes
+from vitpos.analysis import images, probes
 from vitpos.errors import VitposError
 from vitpos.study.plan import FORMAT, Run
 from vitpos.study.results import Row, unwritable, write
+from vitpos.study.tuning import METRIC
+from vitpos.data.module import ImageData
 from vitpos.train.callbacks import History, amplitude, scheme_of
 from vitpos.train.cli import VitposCLI, finished_epochs
 from vitpos.train.task import Classifier
@@ -88,15 +91,17 @@ def give_up(run: Run, folder: Path, error: Exception) -> str:
 def fail(run: Run, folder: Path, error: str, trace: str = "") -> None:
     """Records why a run has no result."""
     record = {"format": FORMAT, "hash": run.hash, "axes": run.axes, "seed": run.seed, "error": error}
+    if run.trial:
+        record["trial"] = run.trial
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "failure.json", json.dumps({**record, "traceback": trace}))
 
 
 def train(run: Run, folder: Path, prefix: str) -> Row:
-    """Trains and tests, and makes the row.
+    """Trains and, unless it is a trial, tests, and makes the row.
 
     Raises:
-        VitposError: Training went to a loss that is not finite.
+        VitposError: Training went to a loss that is not finite, or a trial has no validation accuracy to choose by.
     """
     commit()  # kept from here on: the source may change while a study runs, the code that is loaded does not
     last = folder / "last.ckpt"
@@ -112,9 +117,16 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     reset_peak_memory(device)
     trainer.fit(model, datamodule=data, ckpt_path=str(last) if resumed else None, weights_only=True)
     history = cli.history
-    last_epoch = {key: value for key, value in history.rows[-1].items() if "/" in key}
-    trainer.test(model, datamodule=data, verbose=False)
-    metrics = {**last_epoch, **{key: float(value) for key, value in trainer.callback_metrics.items()}}
+    metrics = {key: value for key, value in history.rows[-1].items() if "/" in key}
+    if run.trial:
+        if METRIC not in metrics:
+            raise VitposError(f"tuning chooses by {METRIC}, and this run has none (trainer.limit_val_batches 0?)")
+        outcome: Row = {"trial": run.trial}
+    else:
+        outcome = {"tuned": run.tuned, "tuned_edge": list(run.edge)} if run.tuned else {}
+        trainer.test(model, datamodule=data, verbose=False)
+        metrics |= {key: float(value) for key, value in trainer.callback_metrics.items()}
+        outcome |= answers(model, data)
     diverged = [f"{key} {value}" for key, value in metrics.items() if not math.isfinite(value)]
     if diverged:
         raise VitposError(f"the loss is not finite after training ({', '.join(diverged)})")
@@ -127,6 +139,7 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         "resolved": resolved(cli),
         "data": {"name": data.name, "fingerprint": data.fingerprint, **data.sizes},
         "metrics": metrics,
+        **outcome,
         "history": history.rows,
         **cost(model, data.in_chans, data.img_size),
         "images_per_second": sum(row["images_per_second"] for row in history.rows) / len(history.rows),
@@ -139,9 +152,21 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     for logger in trainer.loggers:
         # a name of their own, off the curves; in this order, since TensorBoard's table shows the first five: test first
         final = {f"final/{key}": metrics[key] for key in sorted(metrics)}
-        logger.log_hyperparams({"seed": run.seed, **run.axes}, final, step=len(history.rows))
+        given = {"seed": run.seed, **run.axes, **run.trial, **(run.tuned or {})}
+        logger.log_hyperparams(given, final, step=len(history.rows))
         logger.finalize("success")
     return row
+
+
+def answers(model: Classifier, data: ImageData) -> Row:
+    """Counts the test images of each class and those that were right, and packs which ones were."""
+    flags = torch.cat(model.right).cpu()
+    labels, classes = data.source.test.labels[: len(flags)], len(data.classes)
+    counts = {
+        "count": torch.bincount(labels, minlength=classes).tolist(),
+        "correct": torch.bincount(labels[flags], minlength=classes).tolist(),
+    }
+    return {"per_class": {"names": list(data.classes), **counts}, "right": images.pack(flags.numpy())}
 
 
 def cost(model: Classifier, in_chans: int, img_size: tuple[int, int]) -> dict[str, int]:
@@ -174,9 +199,12 @@ def positions(model: Classifier, history: History) -> dict[str, Any] | None:
 
 
 def resolved(cli: VitposCLI) -> dict[str, Any]:
-    """Returns the options of model and data with all defaults, without the place of the data."""
+    """Returns the options of model, data and the scheme's parts with all defaults, without the place of the data."""
     model, data = cli.config.model.as_dict(), cli.config.data.as_dict()
-    return {"model": model, "data": {key: value for key, value in data.items() if key not in ("root", "download")}}
+    parts = [{"name": n, "options": {**schemes.options(n), **given}} for n, given in schemes.check(model["position"])]
+    parts = json.loads(json.dumps(parts, default=repr))  # a set, say: a trained run must not fail for it
+    data = {key: value for key, value in data.items() if key not in ("root", "download")}
+    return {"model": model, "data": data, "position": parts}
 
 
 def reset_peak_memory(device: str) -> None:

@@ -79,6 +79,7 @@ class Classifier(L.LightningModule):
         self.save_hyperparameters()
         self.net: VisionTransformer | None = None
         self.mix: Mixup | None = None
+        self.right: list[torch.Tensor] = []
         self.step: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = self.loss
 
     @property
@@ -170,27 +171,32 @@ class Classifier(L.LightningModule):
         """Computes loss and accuracy on held-out images."""
         self.evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Computes loss and accuracy on the test images."""
-        self.evaluate("test", batch)
+    def on_test_epoch_start(self) -> None:
+        """Forgets which images an earlier test got right."""
+        self.right = []
 
-    def evaluate(self, part: str, batch: Batch) -> None:
-        """Records plain cross entropy (no smoothing) and accuracy of one batch."""
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Computes loss and accuracy on the test images, and keeps which ones are right, in their order in memory."""
+        self.right.append(self.evaluate("test", batch))
+
+    def evaluate(self, part: str, batch: Batch) -> torch.Tensor:
+        """Records plain cross entropy (no smoothing) and accuracy of one batch, and returns which images are right."""
         images, labels = batch
         logits = self(images)
-        self.record(part, F.cross_entropy(logits, labels), logits, labels)
+        return self.record(part, F.cross_entropy(logits, labels), logits, labels)
 
-    def record(self, part: str, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Adds a batch to the epoch's means; the history callback writes them out."""
-        accuracy = (logits.argmax(1) == labels).float().mean()
+    def record(self, part: str, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Adds a batch to the epoch's means, which the history callback writes out; returns which images are right."""
+        right = logits.argmax(1) == labels
         self.log_dict(
-            {f"{part}/loss": loss, f"{part}/accuracy": accuracy},
+            {f"{part}/loss": loss, f"{part}/accuracy": right.float().mean()},
             on_step=False,
             on_epoch=True,
             prog_bar=part != "test",
             logger=False,
             batch_size=len(labels),
         )
+        return right
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Makes AdamW, with decay on matrices only, and warm-up and cosine by step."""

@@ -1,0 +1,125 @@
+"""The text that names schemes: reading it, and the code that lies outside of this package, in a file or installed."""
+
+import ast
+import hashlib
+import re
+import sys
+import traceback
+from importlib.metadata import EntryPoints, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from vitpos.errors import VitposError, unknown
+
+# A class in a file, where a name could stand; before it strings, which are left as they are.
+_IN_FILE = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|(?<![^+])\s*([^+()'"\n\0]+\.py:\w+)""")
+_loaded: dict[Path, tuple[bytes, ModuleType]] = {}
+
+
+def parse(text: str) -> list[tuple[str, dict[str, object]]]:
+    """Reads the text of a scheme into the names and options of its parts, in order.
+
+    A name is an identifier, or ``path/to/file.py:Class``; a path has none of the characters ``+ ( ) ' "``. Only the
+    form is checked, so this also reads schemes that do not exist.
+
+    Raises:
+        VitposError: The text has not the form ``name(option=value, ...)+...`` with Python literals as values.
+    """
+    try:
+        return _parts(ast.parse(_IN_FILE.sub(lambda m: m[1] or repr(m[2].strip()), text.strip()), mode="eval").body)
+    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
+        raise VitposError(
+            f"cannot read position scheme {text!r}; write name, name(option=value, ...) with plain values, a+b, or "
+            "file.py:Class in place of a name"
+        ) from None
+
+
+def _parts(node: ast.expr) -> list[tuple[str, dict[str, object]]]:
+    """Walks the syntax tree of a text; anything unforeseen is a ValueError."""
+    match node:
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _parts(left) + _parts(right)
+        case ast.Call(func=ast.Name() | ast.Constant() as named, args=[], keywords=keywords):
+            given = {k.arg: ast.literal_eval(k.value) for k in keywords if k.arg}
+            if len(given) == len(keywords):  # else one is given twice, or by **
+                return [(_parts(named)[0][0], given)]
+        case ast.Name(id=name):
+            return [(name, {})]
+        case ast.Constant(value=str(name)) if _IN_FILE.fullmatch(name):
+            return [(name, {})]
+    raise ValueError
+
+
+def split(name: str) -> tuple[str, str] | None:
+    """Splits a name that `parse` read into file and class; None where it names no file."""
+    file, colon, cls = name.rpartition(":")
+    return (file, cls) if colon else None
+
+
+def digests(text: str) -> dict[str, str]:
+    """Gives the SHA-256 of each file that the text of a scheme names, in hex.
+
+    Raises:
+        VitposError: The text cannot be read, or a file cannot.
+    """
+    files = [found[0] for name, _ in parse(text) if (found := split(name))]
+    return {file: hashlib.sha256(_read(file)[1]).hexdigest() for file in files}
+
+
+def load(file: str) -> ModuleType:
+    """Imports a file as a module of its own, once for each content that it has.
+
+    The module stands in ``sys.modules`` under a name made of its path, so that its classes can be pickled. A file that
+    changed is imported again and takes the place of the old module. Folders beside it are not searched for imports.
+
+    Args:
+        file: Its path; a relative one starts from the current folder.
+
+    Raises:
+        VitposError: The file cannot be read, or its import raises an exception.
+    """
+    path, source = _read(file)
+    if path in _loaded and _loaded[path][0] == source:
+        return _loaded[path][1]
+    name = f"{re.sub(r'[^0-9a-zA-Z]', '_', path.stem)}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = spec_from_file_location(name, path)
+    if spec is None:
+        raise VitposError(f"{file} cannot be imported: it is no Python file")
+    module, before = module_from_spec(spec), sys.modules.get(name)
+    sys.modules[name] = module
+    try:
+        # Not by the loader, which may take an old version from __pycache__ where two were saved in one second.
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+        raise VitposError(f"{file} cannot be imported: {_one_line(error, path)}") from error
+    _loaded[path] = source, module
+    return module
+
+
+def _read(file: str) -> tuple[Path, bytes]:
+    """Reads a file; returns its whole path too."""
+    given = Path(file).expanduser()
+    try:
+        return given.resolve(), given.read_bytes()
+    except FileNotFoundError:
+        raise unknown("file of a position scheme", file, map(str, given.parent.glob("*.py"))) from None
+    except OSError as error:
+        raise VitposError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _one_line(error: BaseException, path: Path) -> str:
+    """Says an exception's type, message and line in the file."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines, error = [error.lineno], type(error)(error.msg)
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ") + where
+
+
+def installed() -> EntryPoints:
+    """Finds the entry points of group ``vitpos.positions`` of all installed packages, without loading them."""
+    return entry_points(group="vitpos.positions")
