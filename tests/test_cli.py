@@ -46,7 +46,14 @@ def refused(capsys):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["fitt"], ["unknown command", "'fitt'; did you mean 'fit'", "known: check, fit, positions, show, study, test, validate"]),
+        (
+            ["fitt"],
+            [
+                "unknown command",
+                "'fitt'; did you mean 'fit'",
+                "known: check, fit, positions, show, study, test, validate",
+            ],
+        ),
         ([], ["the following arguments are required: COMMAND", "vitpos --help"]),
         (["study", "stats"], ["'stats'; did you mean 'status'"]),
         (["study", "run"], ["required: file"]),

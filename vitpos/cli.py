@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vitpos.commands import add_scheme_commands
 from vitpos.errors import VitposError, unknown
-
-if TYPE_CHECKING:
-    from vitpos.study.plan import Study
-    from vitpos.study.results import Results
 
 TRAINER = {
     "fit": "train one ViT with one position scheme",
@@ -133,89 +126,7 @@ def positive(text: str) -> int:
 
 def study_command(options: argparse.Namespace) -> int:
     """Carries out ``vitpos study run|status|report``."""
-    from vitpos.study import plan
-    from vitpos.study.results import Results
+    from vitpos.study.command import command
 
-    if not options.file.exists():
-        beside = [str(path) for path in options.file.parent.glob("*.yaml")]
-        raise unknown("study file", str(options.file), beside)
-    study = plan.load(options.file)
-    results = Results(options.results / study.comparison.name)
-    results.refuse_other_terms(study)
-    if not options.leave_old:
-        results.refuse_strays(study)
-    if options.action == "status":
-        return study_status(study, results)
-    failed = study_run(study, results, options.workers) if options.action == "run" else 0
-    if failed and not results.collect(study)[0]:
-        print(f"no run finished; why: vitpos study status {options.file}")
-        return 1
-    study_report(study, results)
-    return 1 if failed else 0
-
-
-def study_run(study: Study, results: Results, workers: int | None) -> int:
-    """Does the runs that have no whole result yet, and returns how many failed."""
-    missing = [run for run in study.runs if results.row(run) is None]
-    print(
-        f"{study.comparison.name}: {len(study.runs)} runs, {len(study.runs) - len(missing)} done before and skipped, "
-        f"{len(missing)} to do",
-        flush=True,
-    )
-    if not missing:
-        return 0
-    from vitpos.study.engine import default_workers, run_all
-    from vitpos.study.run import prepare
-
-    with results.lock():
-        results.keep(study)
-        for run in missing:
-            if (results.of(run) / "result.json").exists():
-                print(f"{run.label}: result.json is damaged or of another version; it is made again", flush=True)
-        variants = {str(run.axes): run for run in reversed(missing)}  # a mistake should show before hours of training
-        for run in variants.values():
-            try:
-                prepare(run, results.of(run))
-            except VitposError as error:
-                raise VitposError(f"{study.path}, {run.label}: {error}") from error
-        count = min(workers or default_workers(), len(missing))
-        print(f"{count} at a time; results go to {results.folder}", flush=True)
-        return run_all(missing, results, workers=count)
-
-
-def study_status(study: Study, results: Results) -> int:
-    """Prints a line per run and a count; 0 when all are done."""
-    counts: Counter[str] = Counter()
-    for run in study.runs:
-        row, failure = results.row(run), results.failure(run)
-        if row:
-            state, detail = "done", f"{study.comparison.metric} {row['metrics'][study.comparison.metric]:.4f}"
-        elif failure:
-            state, detail = "failed", failure["error"]
-        else:
-            state = "started" if (results.of(run) / "last.ckpt").exists() else "missing"
-            detail = ""
-        counts[state] += 1
-        print(f"{state:8}{run.label}  {detail}".rstrip())
-    print(", ".join(f"{count} {state}" for state, count in counts.items()))
-    return 0
-
-
-def study_report(study: Study, results: Results) -> None:
-    """Writes the report and prints the verdict."""
-    from vitpos.analysis import report, tensorboard
-
-    rows, failures = results.collect(study)
-    print()
-    print(report.write(study.comparison, rows, failures, results.folder))
-    tensorboard.write_curves(rows, results.folder)
-    print(f"\nreport       {results.folder / 'report.md'}")
-    print(f"curves       {beside_python('tensorboard')} --logdir {results.folder}")
-
-
-def beside_python(name: str) -> str:
-    """Writes a command as it can be typed: by its name if it is on the path, else with the folder of this Python."""
-    if shutil.which(name):
-        return name
-    path = Path(sys.executable).with_name(name)
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    workers = options.workers if options.action == "run" else None
+    return command(options.action, options.file, options.results, workers, leave_old=options.leave_old)

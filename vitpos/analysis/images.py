@@ -36,9 +36,9 @@ def right(row: Row) -> Flags | None:
 def sampling_error(candidate: Sequence[Row], reference: Sequence[Row]) -> float:
     """Computes the standard error of a difference of accuracies that comes from which test images there are.
 
-    Each image has a difference d_i: the share of candidate's runs that get it right minus that of the reference's. With N
-    images the error is ``sd(d) / sqrt(N)``. Both are tested on the same images, so it is smaller than that of two
-    accuracies apart; it says how the difference would move on other images of the same kind, seeds as they are.
+    Image i has a difference d_i: the share of the candidate's runs that get it right, minus that of the reference's.
+    With N images the error is ``sd(d) / sqrt(N)``, less than for two accuracies on images of their own. It says how the
+    difference would move on other images of the same kind, with these seeds.
 
     Args:
         candidate: Rows of one variant, one a seed.
@@ -50,7 +50,9 @@ def sampling_error(candidate: Sequence[Row], reference: Sequence[Row]) -> float:
     """
     flags = [[right(row) for row in rows] for rows in (candidate, reference)]
     known = [[f for f in group if f is not None] for group in flags]
-    same = {(row["data"]["fingerprint"], sum(row.get("per_class", {}).get("count", ()))) for row in (*candidate, *reference)}
+    same = {
+        (row["data"]["fingerprint"], sum(row.get("per_class", {}).get("count", ()))) for row in (*candidate, *reference)
+    }
     if len(same) != 1 or not all(known) or known != flags or len(known[0][0]) < 2:
         return math.nan
     ours, theirs = (np.mean(group, axis=0) for group in known)

@@ -117,7 +117,7 @@ def by_offset(text: str) -> None:
     scheme = awake(build(text, GEOMETRY).double().eval())
     if not overrides(scheme, "rotate", "bias", "values"):
         raise SkippedError("it has no rotate, bias or values")
-    only = all(getattr(part, "by_offset", True) for part in parts(scheme))
+    only = all(part.by_offset for part in parts(scheme))
     acts = False
     for grid in (GRID, (6, 4), (3, 7)):
         rows, columns = grid

@@ -119,13 +119,13 @@ class ImageData(LightningDataModule):
             VitposError: A class would be left without an image.
         """
         train, kept = images.train, []
-        for label in train.labels.unique():
+        for label in range(len(images.classes)):
             (where,) = torch.nonzero(train.labels == label, as_tuple=True)
             count = round(self.train_fraction * len(where))
-            if count < 1:
+            if count < 1 <= len(where):
                 raise VitposError(
                     f"data.train_fraction {self.train_fraction} leaves none of the {len(where)} training images of "
-                    f"class {images.classes[int(label)]!r} of {self.name}; each class needs one at least"
+                    f"class {images.classes[label]!r} of {self.name}; each class needs one at least"
                 )
             kept.append(where[:count])
         order = torch.cat(kept).sort().values

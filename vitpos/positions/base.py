@@ -51,9 +51,15 @@ class PositionEmbedding(nn.Module):
     register tokens away from it. The grid is an argument of every hook and may differ from the training grid.
 
     The options of a scheme are the keyword-only arguments of its constructor, each with a default.
+
+    Attributes:
+        scheme: Its name, set by `register`.
+        by_offset: Whether logits and values depend on the offset of two patches only, as `vitpos.checks` makes sure; a
+            scheme of which that is not so, by design, sets it to False.
     """
 
     scheme = "none"
+    by_offset = True
 
     def __init__(self, geometry: Geometry) -> None:
         """Makes the scheme for a host of this geometry."""

@@ -197,8 +197,8 @@ class Shaw2D(Contextual):
         far = [rows - 1, columns - 1] if clip is None else [count(self.scheme, "clip", clip)] * 2
         if clip is not None and clip > max(rows, columns) - 1:
             raise VitposError(
-                f"position scheme {self.scheme!r}: clip={clip} is beyond the largest offset {max(rows, columns) - 1} of "
-                f"the training grid {rows} x {columns}: vectors beyond it would never learn"
+                f"position scheme {self.scheme!r}: clip={clip} is beyond the largest offset {max(rows, columns) - 1} "
+                f"of the training grid {rows} x {columns}: vectors beyond it would never learn"
             )
         self.far = tuple(far)
         std = geometry.head_dim**-0.5 if std is None else std

@@ -22,8 +22,6 @@ class LieRE(PositionEmbedding):
     those of the authors' code. Class and register tokens are not rotated, as there.
     """
 
-    by_offset = False  # for blocks of more than 2 channels
-
     def __init__(self, geometry: Geometry, *, block_size: int | None = None, init: str = "random") -> None:
         """Draws the generators.
 
@@ -41,7 +39,7 @@ class LieRE(PositionEmbedding):
         size = geometry.head_dim if block_size is None else count(self.scheme, "block_size", block_size, 2)
         self.block_size = 2 if size == 1 else size
         divisible(self.scheme, "head_dim", geometry.head_dim, self.block_size)
-        self.by_offset = self.block_size == 2
+        self.by_offset = self.block_size == 2  # larger rotations do not commute
         self.init = choice(self.scheme, "init", init, ("random", "zero"))
         entries = self.block_size * (self.block_size - 1) // 2
         blocks = geometry.head_dim // self.block_size

@@ -109,7 +109,9 @@ def chosen(choice: tuning.Choice) -> str:
     name = ", ".join([choice.axes["position"], *(f"{k}={v}" for k, v in choice.axes.items() if k != "position")])
     if choice.values is None:
         return f"tuning {name}: {choice.error or 'not yet chosen, trials are missing'}"
-    values = ", ".join(f"{k}={v}" + (", the edge of its grid" if k in choice.edge else "") for k, v in choice.values.items())
+    values = ", ".join(
+        f"{k}={v}" + (", the edge of its grid" if k in choice.edge else "") for k, v in choice.values.items()
+    )
     lost = [", ".join(map(str, point.values())) for point, score in choice.scores if score is None]
     return f"tuning {name}: {values}" + (f"; no score for {'; '.join(lost)}" if lost else "")
 

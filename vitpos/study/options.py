@@ -1,4 +1,4 @@
-"""Axes that are options of the schemes, such as ``position.scale``: which schemes have them, and what that makes run."""
+"""Axes that are options of the schemes, such as ``position.scale``: who has them, and what runs follow."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from vitpos import positions
 from vitpos.errors import VitposError, unknown
-from vitpos.positions import base
 
 PREFIX = "position."
 # Divisible in all ways that schemes ask for; the host's own geometry is checked when a run is prepared.
-GEOMETRY = base.Geometry(grid=(4, 4), embed_dim=192, num_heads=3, depth=2)
+GEOMETRY = positions.Geometry(grid=(4, 4), embed_dim=192, num_heads=3, depth=2)
 
 Axes = dict[str, Any]
 Part = tuple[str, dict[str, object]]
@@ -20,8 +20,8 @@ Part = tuple[str, dict[str, object]]
 def points(axes: Mapping[str, Sequence[Any]]) -> list[tuple[Axes, Axes]]:
     """Crosses the axes of a study, ``position`` fastest.
 
-    ``position.NAME`` gives the option NAME to every scheme that has it; null leaves each scheme its own default. A scheme
-    without the option stands once, without that axis, not once a value.
+    ``position.NAME`` gives the option NAME to every scheme that has it; null leaves each scheme its own default. A
+    scheme without the option stands once, without that axis, not once a value.
 
     Args:
         axes: Values by axis, ``position`` among them.
@@ -61,8 +61,8 @@ def takes(text: str, key: str, values: Sequence[Any]) -> list[bool]:
         VitposError: The text sets the option itself, or cannot be read.
     """
     option, found = key.removeprefix(PREFIX), []
-    for name, given in base.check(text):
-        known = base.options(name)
+    for name, given in positions.check(text):
+        known = positions.options(name)
         if option in given:
             raise VitposError(f"position {text!r} sets {option} itself, and {key} is an axis: leave one of the two out")
         telling = [value for value in values if value is not None and value != known.get(option)] or values
@@ -74,7 +74,7 @@ def refusal(part: Part) -> str:
     """Builds a scheme for its own sake, and returns what it has against its options, or nothing."""
     try:
         with torch.random.fork_rng(devices=[]):
-            base.build(join([part]), GEOMETRY)
+            positions.build(join([part]), GEOMETRY)
     except ValueError as error:
         return str(error)
     return ""
@@ -83,10 +83,12 @@ def refusal(part: Part) -> str:
 def nobody(key: str, values: Sequence[Any], texts: Sequence[str]) -> VitposError:
     """Makes the error for an axis that no scheme of the study takes."""
     option = key.removeprefix(PREFIX)
-    parts = [part for text in texts for part in base.check(text)]
-    having = [(name, given) for name, given in parts if option in base.options(name)]
+    parts = [part for text in texts for part in positions.check(text)]
+    having = [(name, given) for name, given in parts if option in positions.options(name)]
     if not having:
-        return unknown("option of the study's positions", option, {o for name, _ in parts for o in base.options(name)})
+        return unknown(
+            "option of the study's positions", option, {o for name, _ in parts for o in positions.options(name)}
+        )
     name, given = having[0]
     return VitposError(
         f"{key}: no position of the study takes {values}: {refusal((name, {**given, option: values[-1]}))}"
@@ -95,7 +97,7 @@ def nobody(key: str, values: Sequence[Any], texts: Sequence[str]) -> VitposError
 
 def write(text: str, given: Mapping[str, tuple[list[bool], Any]]) -> str:
     """Writes options, each for the parts that take it, into the text of a scheme."""
-    parts = [(name, dict(options)) for name, options in base.check(text)]
+    parts = [(name, dict(options)) for name, options in positions.check(text)]
     for key, (wanted, value) in given.items():
         for (_, options), wants in zip(parts, wanted, strict=True):
             if wants:

@@ -130,8 +130,8 @@ class Study:
     Attributes:
         path: The file.
         comparison: What is compared and how it is judged.
-        runs: All runs but trials, seeds in the outer loop: an interruption leaves complete pairs. Where the study tunes,
-            they lack the chosen values until `vitpos.study.tuning.settle` puts them in.
+        runs: All runs but trials, seeds in the outer loop: an interruption leaves complete pairs. Where the study
+            tunes, they lack the chosen values until `vitpos.study.tuning.settle` puts them in.
         axes: The axes as stated.
         tune: The grid as stated.
         trials: The runs that the choice is made by.
@@ -256,7 +256,7 @@ def expand(base: dict[str, Any], file: File) -> tuple[list[Run], list[Run]]:
     def run(axes: dict[str, Any], settings: dict[str, Any], seed: int, **fields: Any) -> Run:
         return Run(axes, seed, nest({**shared, **settings, "seed_everything": seed}), **fields)
 
-    tuned = None if file.tune else {}
+    tuned: dict[str, Any] | None = None if file.tune else {}
     runs = [run(*point, seed, tuned=tuned) for seed in file.seeds for point in crossed]
     trials = [
         run(point, {**settings, **trial}, seed, trial=trial)

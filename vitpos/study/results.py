@@ -240,7 +240,9 @@ def standings(axes: Mapping[str, Sequence[Any]], variants: Sequence[Row], refere
     """
     options = {key for key in axes if key.startswith(OPTION)}
     has = {
-        which: {frozenset(options & variant.keys()) for variant in variants if (variant["position"] == reference) is which}
+        which: {
+            frozenset(options & variant.keys()) for variant in variants if (variant["position"] == reference) is which
+        }
         for which in (True, False)
     }
 

@@ -22,11 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitpos import positions as schemes
 from vitpos.analysis import images, probes
+from vitpos.data.module import ImageData
 from vitpos.errors import VitposError
 from vitpos.study.plan import FORMAT, Run
 from vitpos.study.results import Row, unwritable, write
 from vitpos.study.tuning import METRIC
-from vitpos.data.module import ImageData
 from vitpos.train.callbacks import History, amplitude, scheme_of
 from vitpos.train.cli import VitposCLI, finished_epochs
 from vitpos.train.task import Classifier
