@@ -50,8 +50,8 @@ def main() -> None:
         f"{hardware(growth.DEVICE.type)}; torch {torch.__version__}. {MODEL} (width 192, 12 blocks, 3 heads of 64), "
         f"64 tokens, batches of {growth.BATCH}.",
         "Operations are those of products in one forward (as torch counts them). The time is that of a training step "
-        f"relative to `none`: median, least and most of {options.rounds} steps, each between two of `none`; images/s are "
-        "what the median leaves of those of `none`.",
+        f"relative to `none`: median, least and most of {options.rounds} steps, each between two of `none`. "
+        "Images/s are what the median leaves of those of `none`.",
         "",
         "| scheme | parameters | operations | step | least to most | images/s |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

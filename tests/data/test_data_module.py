@@ -175,6 +175,60 @@ def test_batch_larger_than_the_data():
         ready(batch_size=1296)
 
 
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.5, float("nan")])
+def test_share_out_of_range(fraction):
+    with pytest.raises(VitposError, match=rf"^data\.train_fraction is {fraction}; it must be above 0 and at most 1$"):
+        ImageData(train_fraction=fraction)
+
+
+def test_share_that_leaves_a_class_without_images():
+    # the digits have 125 to 132 training images a class; 0.004 of 125 is half an image, rounded to none
+    message = r"^data\.train_fraction 0\.004 leaves none of the 12\d training images of class '\d' of digits; each"
+    with pytest.raises(VitposError, match=message):
+        ready(train_fraction=0.004, batch_size=1)
+
+
+def test_share_smaller_than_a_batch():
+    message = r"^data\.batch_size is 256, but digits has only 129 training images at data\.train_fraction 0\.1$"
+    with pytest.raises(VitposError, match=message):
+        ready(train_fraction=0.1, batch_size=256)
+
+
+def rows(split):
+    return {(image.numpy().tobytes(), int(label)) for image, label in zip(split.images, split.labels, strict=True)}
+
+
+def test_shares_are_stratified_nested_and_fixed_by_the_data():
+    whole = ready().source
+    before, parts = set(), []
+    for fraction in (0.05, 0.1, 0.3, 0.99, 1.0):
+        part = ready(train_fraction=fraction, batch_size=16).source
+        counts, all_counts = part.train.labels.bincount(), whole.train.labels.bincount()
+        assert counts.tolist() == [round(fraction * count) for count in all_counts.tolist()]
+        assert len(rows(part.train)) == len(part.train)  # the digits have no image twice
+        assert before < rows(part.train) <= rows(whole.train)
+        before = rows(part.train)
+        parts.append(part)
+    assert torch.equal(parts[-1].train.images, whole.train.images)
+    other = ready(train_fraction=0.3, batch_size=16, seed=7).source
+    assert torch.equal(other.train.images, parts[2].train.images)
+    assert torch.equal(other.train.labels, parts[2].train.labels)
+
+
+def test_a_share_changes_training_alone():
+    whole, part = ready(), ready(train_fraction=0.3)
+    assert part.sizes == {"train": 387, "val": 143, "test": 359}
+    assert part.fingerprint == whole.fingerprint
+    assert torch.equal(part.source.test.images, whole.source.test.images)
+    assert torch.equal(part.source.val.images, whole.source.val.images)
+    assert len(whole.source.train) == 1295  # it is shared by all in the process
+    images, labels = map(torch.cat, zip(*epoch(part, 0), strict=True))
+    assert rows(type(part.source.train)(images, labels)) <= rows(part.source.train)
+    normal = part.normalise(part.source.train.images)  # by its own mean and deviation
+    assert normal.mean().abs() < 1e-5
+    assert not torch.equal(part.normalise(images), whole.normalise(images))
+
+
 def test_several_devices_are_refused(tmp_path):
     data = ImageData(name="digits")
     data.trainer = type("Several", (), {"world_size": 2})()

@@ -26,6 +26,31 @@ def test_lengths_stay_and_equal_positions_see_each_other_unturned(text):
         assert (new_q - q).abs().max() > 0.1
 
 
+LAYOUTS = {
+    "channels strided": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
+    "heads inside": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "odd offset": lambda x: torch.cat([x.new_zeros(1), x.flatten()])[1:].view_as(x),
+    "odd rows": lambda x: torch.cat([x, x[..., :1]], dim=-1)[..., :-1],
+    "every other channel": lambda x: torch.stack([x, -x], dim=-1).flatten(-2)[..., ::2],
+}
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_layout_in_memory_changes_rounding_only(text, dtype, layout):
+    scheme, q, k = build(text, GEOMETRY), queries(dtype=dtype), queries(seed=1, dtype=dtype)
+    found = scheme.rotate(LAYOUTS[layout](q), LAYOUTS[layout](k), (4, 6), 1)
+    eps = torch.finfo(dtype).eps  # of channels of up to 4.5, which may round to the other side
+    torch.testing.assert_close(found, scheme.rotate(q, k, (4, 6), 1), rtol=0, atol=4 * eps)
+
+
+@every
+def test_a_batch_of_no_images_stays_one(text):
+    q = queries()[:0].float()
+    assert [x.shape for x in build(text, GEOMETRY).rotate(q, q, (4, 6), 0)] == [q.shape, q.shape]
+
+
 @pytest.mark.parametrize("text", ["rope_axial", "rope_mixed", "rope_dinov3", "liere"])
 def test_rows_and_columns_are_told_apart(text):
     scheme = build(text, Geometry((5, 5), 48, 4, 2)).double()

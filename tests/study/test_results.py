@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 
 from vitpos.cli import main
 from vitpos.errors import VitposError
@@ -56,6 +58,41 @@ def test_a_damaged_line_is_named(done):
         file.write('{"hash": \n')
     with pytest.raises(VitposError, match=r"rows.jsonl line 5 is damaged .*: remove the line"):
         Results(done.folder).stored()
+
+
+def test_the_committed_results_of_an_earlier_version_count_as_done(tmp_path):
+    root = Path(__file__).parents[2]
+    shutil.copytree(root / "results" / "cifar10_first", tmp_path / "cifar10_first")
+    study, results = plan.load(root / "configs" / "studies" / "cifar10_first.yaml"), Results(tmp_path / "cifar10_first")
+    results.refuse_other_terms(study)
+    results.refuse_strays(study)
+    assert [run.label for run in study.runs if results.row(run) is None] == []
+    before = (results.folder / "rows.jsonl").read_text()
+    rows, failures = results.collect(study)
+    assert (len(rows), failures) == (18, [])
+    assert (results.folder / "rows.jsonl").read_text() == before
+    assert not (results.folder / "tuning.jsonl").exists()
+
+
+def test_a_row_stands_where_this_version_of_the_file_puts_it(done):
+    keys = yaml.safe_load(done.file.read_text())
+    base = done.file.parent / "base.yaml"
+    config = yaml.safe_load(base.read_text())
+    epochs = config["trainer"].pop("max_epochs")
+    base.write_text(yaml.safe_dump(config))
+    done.file.write_text(yaml.safe_dump({**keys, "axes": {"trainer.max_epochs": [epochs], **keys["axes"]}}))
+    rows, _ = Results(done.folder).collect(plan.load(done.file))
+    assert [row["axes"] for row in rows[:2]] == [
+        {"position": name, "trainer.max_epochs": epochs} for name in ("none", "learned")
+    ]
+
+
+@pytest.mark.parametrize(("key", "value"), [("correction", "none"), ("tune", {"model.lr": [0.1]})])
+def test_later_terms_are_terms_too(done, key, value):
+    results, keys = Results(done.folder), yaml.safe_load(done.file.read_text())
+    done.file.write_text(yaml.safe_dump({**keys, key: value}))
+    with pytest.raises(VitposError, match=rf"{key} was stated before the runs as \S+ \(in .*\) and is .* now"):
+        results.refuse_other_terms(plan.load(done.file))
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -6,9 +6,11 @@ import re
 import shutil
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from vitpos.analysis import images
 from vitpos.cli import main
 from vitpos.data.sources import load
 from vitpos.study import plan, run
@@ -27,12 +29,14 @@ def test_a_result_holds_all_that_a_report_needs(done_once):
     assert learned.keys() == {
         "format", "hash", "axes", "seed", "config", "resolved", "data", "metrics", "history", "parameters",
         "position_parameters", "flops", "images_per_second", "seconds", "peak_memory_mb", "position", "environment",
-        "finished",
+        "finished", "per_class", "right",
     }  # fmt: skip
     assert learned["axes"] == {"position": "learned"}
     assert learned["config"]["trainer"]["max_epochs"] == 1
     assert learned["resolved"]["model"]["weight_decay"] == 0.05  # not in the config: a default
     assert learned["resolved"]["data"].keys() & {"root", "download", "batch_size"} == {"batch_size"}
+    defaults = {"scale": 0.02, "init": "normal", "temperature": 10000.0, "inject": "stem"}
+    assert learned["resolved"]["position"] == [{"name": "learned", "options": defaults}]
     digits = load("digits")
     sizes = {part: len(getattr(digits, part)) for part in ("train", "val", "test")}
     assert learned["data"] == {"name": "digits", "fingerprint": digits.fingerprint, **sizes}
@@ -56,6 +60,32 @@ def test_a_result_holds_all_that_a_report_needs(done_once):
     assert [len(similarity), len(similarity[0]), similarity[3][3]] == [16, 16, 1.0]
     assert 0 < learned["images_per_second"] < 1e6
     assert learned["peak_memory_mb"] > 100
+
+
+def test_a_result_says_which_test_images_were_right(done_once, tmp_path):
+    study, results, test = plan.load(done_once.file), Results(done_once.folder), load("digits").test
+    for each in study.runs:  # of two seeds
+        cli = run.prepare(each, tmp_path / each.folder)
+        state = torch.load(results.of(each) / "last.ckpt", weights_only=True)["state_dict"]
+        cli.model.load_state_dict(state)
+        with torch.no_grad():
+            logits = cli.model.eval()(cli.datamodule.normalise(test.images))
+        expected, row = (logits.argmax(1) == test.labels).numpy(), results.row(each)
+        # training precision may be bfloat16, here it is float32: an image on the edge may come out differently
+        assert (images.right(row) != expected).mean() < 0.02
+        assert images.right(row).mean() == pytest.approx(row["metrics"]["test/accuracy"], rel=0, abs=1e-6)
+        assert row["per_class"]["names"] == list("0123456789")
+        assert row["per_class"]["count"] == test.labels.bincount().tolist()
+        assert row["per_class"]["correct"] == test.labels[torch.from_numpy(images.right(row))].bincount(
+            minlength=10).tolist()  # fmt: skip
+        assert len(row["right"]) == 60  # 359 bits in base64
+
+
+def test_a_part_of_the_test_images_is_said_to_be_one(study_file, tmp_path):
+    each = plan.load(study_file(overrides={"trainer.limit_test_batches": 2, "data.eval_batch_size": 50})).runs[0]
+    assert execute(each, tmp_path / "run") is None
+    row = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert sum(row["per_class"]["count"]) == len(images.right(row)) == 100
 
 
 def test_a_run_leaves_its_files_and_one_curve(done_once):

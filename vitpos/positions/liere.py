@@ -76,7 +76,7 @@ class LieRE(PositionEmbedding):
         """Multiplies queries and keys by the rotations."""
         rotations = self.rotations(grid, layer, q.device).to(q.dtype)
         q, k = (
-            torch.einsum("hbnij,zhnbj->zhnbi", rotations, x.reshape(*x.shape[:-1], -1, self.block_size)).flatten(-2)
+            torch.einsum("hbnij,zhnbj->zhnbi", rotations, torch.unflatten(x, -1, (-1, self.block_size))).flatten(-2)
             for x in (q, k)
         )
         return q, k

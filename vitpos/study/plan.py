@@ -166,7 +166,7 @@ def load(path: str | Path) -> Study:
     except VitposError as error:
         raise VitposError(f"{path}: {error}") from error
     stated: dict[str, Any] = {"metric": file.metric, "margin": float(file.margin), "alpha": file.alpha}
-    if "correction" in Comparison.__dataclass_fields__:  # TEMPORARY
+    if file.correction != "holm":
         stated["correction"] = file.correction
     return Study(
         path=path,

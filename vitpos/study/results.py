@@ -186,10 +186,14 @@ class Results:
         stored = {row["hash"]: row for row in self.stored()}
         # the hash does not see axes, and an earlier version of the file may have had others for the same run
         rows = [{**stored.pop(run.hash), "axes": run.axes} for run in study.runs if run.hash in stored]
-        trials = [stored.pop(run.hash) for run in study.trials if run.hash in stored]
+        trials = [{**stored.pop(run.hash), "axes": run.axes} for run in study.trials if run.hash in stored]
         done = {row["hash"] for row in (*rows, *trials)}
         failures, failed_trials = (
-            [failure for run in runs if run.hash not in done and (failure := self.failure(run)) is not None]
+            [
+                {**failure, "axes": run.axes}
+                for run in runs
+                if run.hash not in done and (failure := self.failure(run)) is not None
+            ]
             for runs in (study.runs, study.trials)
         )
         failures += [
