@@ -24,10 +24,12 @@ def turn(x: Tensor, cosine: Tensor, sine: Tensor, half: bool) -> Tensor:
     """
     exact = torch.promote_types(x.dtype, torch.float32)  # in half precision strided channels are slow, and inexact
     cosine, sine = cosine.to(exact), sine.to(exact)
-    if half:  # products of whole rows take less time than those of half rows, joined again; they round the same
-        other = x.roll(x.shape[-1] // 2, -1).to(exact)
-        return (x.to(exact) * torch.cat([cosine, cosine], -1) + other * torch.cat([-sine, sine], -1)).to(x.dtype)
-    pairs = torch.unflatten(x.to(exact), -1, (-1, 2))
+    # A view of the host's q, k, v becomes contiguous here, or the products of attention would copy what is returned.
+    exactly = x.to(exact, memory_format=torch.contiguous_format)
+    if half:  # fewer passes than over half rows that are joined again; not addcmul, which may round once less
+        other = exactly.roll(x.shape[-1] // 2, -1).mul_(torch.cat([-sine, sine], -1))
+        return (exactly * torch.cat([cosine, cosine], -1)).add_(other).to(x.dtype)
+    pairs = torch.unflatten(exactly, -1, (-1, 2))
     if torch.compiler.is_compiling() or not _as_complex(pairs):
         a, b = pairs.unbind(-1)
         turned = torch.stack([a * cosine - b * sine, b * cosine + a * sine], dim=-1)
@@ -37,7 +39,7 @@ def turn(x: Tensor, cosine: Tensor, sine: Tensor, half: bool) -> Tensor:
 
 
 def _as_complex(pairs: Tensor) -> bool:
-    """Whether pairs lie in memory as complex numbers do; transposed or sliced queries need not."""
+    """Whether pairs lie in memory as complex numbers do; slices of other tensors need not."""
     *strides, last = pairs.stride()
     return last == 1 and not any(step % 2 for step in (*strides, pairs.storage_offset()))
 
