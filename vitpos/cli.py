@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     study = commands.add_parser("study", help="run a comparison and report its verdict", description=study_help())
     actions = study.add_subparsers(title="actions", required=True, metavar="ACTION")
     for action, text in {
+        "plan": "say how many seeds a verdict takes, at what power, and what that costs in time",
         "run": "do the runs that are missing, then report",
         "status": "say which runs are done, failed or missing",
         "report": "write report.md and the figures from the results there are",
@@ -90,7 +91,9 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("file", type=Path, help="study file, such as configs/studies/quickstart.yaml")
         sub.add_argument("--results", type=Path, default=Path("results"), help="folder of results (%(default)s)")
         sub.add_argument("--leave-old", action="store_true", help="leave out results of an earlier study file")
-        if action == "run":
+        if action == "plan":
+            sub.add_argument("--sd", type=float, help="deviation of paired differences in points (else measured)")
+        if action in ("plan", "run"):
             sub.add_argument("--workers", type=positive, help="runs at a time (one per processor, or one on a GPU)")
         sub.set_defaults(command=study_command, action=action)
     text = "test that a scheme does what every scheme must"
@@ -125,8 +128,15 @@ def positive(text: str) -> int:
 
 
 def study_command(options: argparse.Namespace) -> int:
-    """Carries out ``vitpos study run|status|report``."""
+    """Carries out ``vitpos study plan|run|status|report``."""
     from vitpos.study.command import command
 
-    workers = options.workers if options.action == "run" else None
-    return command(options.action, options.file, options.results, workers, leave_old=options.leave_old)
+    given = vars(options)
+    return command(
+        options.action,
+        options.file,
+        options.results,
+        given.get("workers"),
+        leave_old=options.leave_old,
+        sd=given.get("sd"),
+    )

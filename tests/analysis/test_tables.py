@@ -1,8 +1,36 @@
-"""How numbers are written."""
+"""How numbers are written, and one table in each format."""
+
+import csv
+import io
+import math
 
 import pytest
 
-from vitpos.analysis.tables import duration
+from vitpos.analysis.tables import (
+    Table,
+    counts,
+    duration,
+    intervals,
+    markdown,
+    names,
+    numbers,
+    p_values,
+    plain,
+    texts,
+    to_booktabs,
+    to_csv,
+)
+
+TABLE = Table(
+    "verdicts",
+    "Verdicts\nagainst `x`",
+    [names("scheme"), numbers("difference", sign=True), intervals("95 % interval"), p_values("p"), counts("n"),
+     texts("note")],
+    [
+        ["a_b(c=1)", -1.23456789012, (-2.0, -0.5), 0.0004, 1200, "so | **much**"],
+        ["d&e", math.nan, (math.nan, math.nan), math.nan, None, ""],
+    ],
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("seconds", "text"), [
@@ -11,3 +39,44 @@ from vitpos.analysis.tables import duration
 ])  # fmt: skip
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_markdown():
+    assert markdown(TABLE).splitlines() == [
+        "| scheme | difference | 95 % interval | p | n | note |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+        "| `a_b(c=1)` | -1.23 | [-2.00, -0.50] | <0.001 | 1,200 | so \\| **much** |",
+        "| `d&e` | - | - | - | - |  |",
+    ]
+
+
+def test_csv_has_all_digits_and_both_ends_and_no_markup():
+    header, first, second = csv.reader(io.StringIO(to_csv(TABLE)))
+    assert header == ["scheme", "difference", "95 % interval, low", "95 % interval, high", "p", "n", "note"]
+    assert first == ["a_b(c=1)", "-1.23456789", "-2", "-0.5", "0.0004", "1200", "so | much"]
+    assert second == ["d&e", "", "", "", "", "", ""]
+
+
+def test_latex():
+    assert to_booktabs(TABLE).splitlines() == [
+        "% Verdicts against `x`; needs \\usepackage{booktabs}",
+        "\\begin{tabular}{lrrrrl}",
+        "\\toprule",
+        "scheme & difference & 95 \\% interval & p & n & note \\\\",
+        "\\midrule",
+        "\\texttt{a\\_b(c=1)} & $-1.23$ & $[-2.00, -0.50]$ & $<0.001$ & $1{,}200$ & so \\textbar{} \\textbf{much} \\\\",
+        "\\texttt{d\\&e} & - & - & - & - &  \\\\",
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+
+
+def test_plain_keeps_to_the_width():
+    text = plain(
+        ["scheme", "n", "verdict"], [["long " * 20, "3", "better"], ["b", "12", "undecided"]], ["", "why " * 40]
+    )
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[0].split() == ["scheme", "n", "verdict"]
+    assert lines[-3].split() == ["b", "12", "undecided"]
+    assert lines[-1].startswith("    why")

@@ -7,7 +7,6 @@ import shutil
 
 import pytest
 
-from vitpos.analysis.comparison import Comparison
 from vitpos.cli import main
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError
@@ -338,7 +337,6 @@ def test_options_of_the_schemes_and_tuning_go_together(study_file, results):
     assert values(found, results) == [{"model.lr": lr} for lr in (0.005, 0.0001, 0.005)]
 
 
-@pytest.mark.skipif("correction" not in Comparison.__dataclass_fields__, reason="Comparison has no correction")
 def test_the_correction_is_passed_on(study_file):
     for correction in ("holm", "bonferroni", "none"):
         assert plan.load(study_file(correction=correction)).comparison.correction == correction

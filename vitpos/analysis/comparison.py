@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from vitpos.errors import VitposError, unknown
 
 METRICS = ("test/accuracy", "val/accuracy", "train/accuracy")
+CORRECTIONS = ("holm", "bonferroni", "none")
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,9 @@ class Comparison:
         reference: Position text that the others are compared with, such as ``"learned"``.
         metric: Key of a row's ``metrics``, one of `METRICS`.
         margin: Percentage points within which two schemes count as equal.
-        alpha: Family-wise error rate, separately for differences and for equivalence.
+        alpha: Error rate of the verdicts of the whole family, separately for differences and for equivalence; of each
+            single verdict where the correction is ``none``.
+        correction: How p values are adjusted for the number of comparisons, one of `CORRECTIONS`.
 
     Raises:
         VitposError: If a value is out of its range.
@@ -29,6 +32,7 @@ class Comparison:
     metric: str = "test/accuracy"
     margin: float = 1.0
     alpha: float = 0.05
+    correction: str = "holm"
 
     def __post_init__(self) -> None:
         for field in ("name", "reference"):
@@ -42,3 +46,12 @@ class Comparison:
             raise VitposError(f"comparison.margin is {self.margin}; it must be from 0 to 100 percentage points")
         if not 0 < self.alpha < 1:
             raise VitposError(f"comparison.alpha is {self.alpha}; it must be above 0 and below 1, such as 0.05")
+        if self.correction not in CORRECTIONS:
+            raise unknown("correction", self.correction, CORRECTIONS)
+
+    def level(self, comparisons: int) -> float:
+        """Gives the level at which one of so many comparisons is sure to be judged: alpha / m, but for ``none``.
+
+        Holm tests the smallest p value at it and the others at easier ones, so what is planned by it is not too little.
+        """
+        return self.alpha if self.correction == "none" else self.alpha / max(1, comparisons)

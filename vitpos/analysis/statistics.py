@@ -1,25 +1,17 @@
-"""Paired differences by seed, their tests, and the verdict; all accuracies and differences in percentage points."""
+"""Rows by variant and seed, and accuracies over seeds; all in percent and percentage points."""
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
-from vitpos.analysis.comparison import Comparison
-from vitpos.errors import VitposError, unknown
+from vitpos.analysis.inference import RESOLUTION, t_interval
+from vitpos.errors import VitposError
 
 Row = Mapping[str, Any]
-Floats = npt.NDArray[np.float64]
-
-VERDICTS = ("falls short", "better", "equivalent", "undecided")
-# Accuracies come as float32, so equal differences still differ by some 1e-5 points; one image in a million is 1e-4.
-_IDENTICAL = 1e-4
 
 
 @dataclass(frozen=True, order=True)
@@ -112,168 +104,38 @@ def summarize(values: Sequence[float], level: float) -> Summary:
     x = all_values[np.isfinite(all_values)]
     mean = float(x.mean()) if len(x) else math.nan
     sd = float(x.std(ddof=1)) if len(x) > 1 else math.nan
-    half = math.nan
-    if len(x) > 1 and np.ptp(x) > _IDENTICAL:
-        half = float(stats.t.ppf((1 + level) / 2, len(x) - 1)) * sd / math.sqrt(len(x))
-    return Summary(len(x), mean, sd, mean - half, mean + half, len(all_values) - len(x))
+    low, high = t_interval(x, level) if len(x) > 1 and np.ptp(x) > RESOLUTION else (math.nan, math.nan)
+    return Summary(len(x), mean, sd, float(low), float(high), len(all_values) - len(x))
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Candidate minus reference, paired by seed, in percentage points. Undefined numbers are NaN.
-
-    Attributes:
-        candidate: The variant that is judged.
-        reference: The variant that it is compared with: the same other axes.
-        n: Pairs.
-        mean: Mean difference.
-        sd: Standard deviation of the differences.
-        low: Lower end of the unadjusted (1 - alpha) t interval of the mean.
-        high: Its upper end.
-        p: Two-sided paired t test of no difference.
-        p_equivalence: Two one-sided paired t tests (TOST) of a difference outside the margin.
-        p_holm: ``p`` after Holm over the family.
-        p_equivalence_holm: ``p_equivalence`` after Holm over the family.
-        verdict: One of `VERDICTS`.
-        note: What a reader must know beside the verdict; may be empty.
-    """
-
-    candidate: Variant
-    reference: Variant
-    n: int
-    mean: float
-    sd: float
-    low: float
-    high: float
-    p: float = math.nan
-    p_equivalence: float = math.nan
-    p_holm: float = math.nan
-    p_equivalence_holm: float = math.nan
-    verdict: str = "undecided"
-    note: str = ""
-
-
-def equivalence(differences: Floats, margin: float) -> float:
-    """Computes the p value of two one-sided one-sample t tests (TOST, Schuirmann 1987) against ±margin.
+def sampling_error(accuracy: float, images: int) -> float:
+    """Computes the standard error of one accuracy that comes from which test images there are: sqrt(p (1 - p) / N).
 
     Args:
-        differences: Paired differences, shape (n,), n >= 2, not all equal.
-        margin: In the same unit; at 0 nothing can be shown, so the value is 1.
+        accuracy: p, in percent.
+        images: N, drawn independently.
 
     Returns:
-        The larger of the two one-sided p values.
+        The error in percentage points. Seeds do not average it away: all runs see the same images.
     """
-    if margin == 0:
-        return 1.0
-    above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
-    below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
-    return float(max(above, below))
+    p = accuracy / 100
+    return 100 * math.sqrt(p * (1 - p) / images)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusts p values by Holm (1979). A NaN stays NaN but counts in the family as 1: no test, no easier threshold."""
-    if not p_values:
-        return []
-    p = np.asarray(p_values, dtype=np.float64)
-    adjusted = multipletests(np.where(np.isnan(p), 1.0, p), method="holm")[1]
-    return [float(a) for a in np.where(np.isnan(p), np.nan, adjusted)]
+def difference_sampling_error(one: float, other: float, images: int) -> float:
+    """Bounds the standard error that the test images give a difference of two accuracies on the same images.
 
-
-def difference(
-    comparison: Comparison,
-    groups: Groups,
-    candidate: Variant,
-    reference: Variant,
-    failed: Collection[tuple[Variant, int]] = (),
-) -> Difference:
-    """Compares two variants by the seeds that both have, without a verdict (see `compare`).
-
-    A seed whose two runs differ in data, device or precision is no pair. Where a run failed or is not a number, numbers
-    are of the other pairs, but no test is made: leaving a run out that diverged would favour its scheme.
+    ``sqrt((p (1 - p) + q (1 - q)) / N)`` is that of images of their own. On the same ones the variance is less by twice
+    the covariance of being right. Assumes that this is not negative: an image that one scheme gets right is at least
+    as likely as any other to be right with the other scheme. Where rows say which images were right,
+    `vitpos.analysis.images.sampling_error` computes the error itself.
 
     Args:
-        comparison: Metric, margin and alpha.
-        groups: All rows of the study, from `group`; their seeds say which pairs are missing.
-        candidate: The variant that is judged.
-        reference: The variant that it is compared with.
-        failed: Variant and seed of runs that failed.
+        one: p, in percent; may be a mean over seeds.
+        other: q, in percent; the same.
+        images: N, drawn independently.
 
     Returns:
-        The difference with unadjusted p values.
+        The bound in percentage points.
     """
-    ours, theirs = groups.get(candidate, {}), groups.get(reference, {})
-    notes, testable = [], True
-    for variant, have in ((candidate, ours), (reference, theirs)):
-        lost = {seed for other, seed in failed if other == variant} - set(have)
-        if lost:
-            testable = False
-            notes.append(f"the run of {variant.label} failed for {_seeds(sorted(lost))}; no verdict without it")
-        lacking = sorted({seed for runs in groups.values() for seed in runs} - set(have) - lost)
-        if lacking:
-            notes.append(f"no run of {variant.label} for {_seeds(lacking)}")
-    both = sorted(set(ours) & set(theirs))
-    foreign = [s for s in both if _circumstances(ours[s]) != _circumstances(theirs[s])]
-    if foreign:
-        notes.append(f"{_seeds(foreign)} no pair: the two runs differ in data, device or precision")
-    seeds = [s for s in both if s not in foreign]
-    d = np.array([points(ours[s], comparison.metric) - points(theirs[s], comparison.metric) for s in seeds])
-    summary = summarize([float(x) for x in d], 1 - comparison.alpha)
-    result = Difference(candidate, reference, summary.n, summary.mean, summary.sd, summary.low, summary.high)
-    if summary.bad:
-        bad = [s for s, x in zip(seeds, d, strict=True) if not np.isfinite(x)]
-        notes.append(f"{comparison.metric} is not a number for {_seeds(bad)}; no verdict without it")
-    elif summary.n < 2:
-        notes.append("one pair of seeds, no variance to judge by" if summary.n else "no pair of seeds")
-    elif np.ptp(d) <= _IDENTICAL:
-        notes.append("identical differences; no variance to judge by")
-    elif testable:
-        test = stats.ttest_1samp(d, 0.0)
-        result = replace(result, p=float(test.pvalue), p_equivalence=equivalence(d, comparison.margin))
-    return replace(result, note="; ".join(notes))
-
-
-def _circumstances(row: Row) -> tuple[Any, ...]:
-    """What two runs must share to be a pair: with another precision or generator, the same seed means another draw."""
-    environment = row["environment"]
-    return row["data"]["fingerprint"], environment.get("device"), environment.get("precision")
-
-
-def compare(comparison: Comparison, groups: Groups, failures: Sequence[Row] = ()) -> list[Difference]:
-    """Compares every variant with the reference position at the same other axes, and gives verdicts.
-
-    All comparisons are one family: Holm is applied over it, separately for differences and for equivalence.
-    ``equivalent``: adjusted TOST p <= alpha (first, since a difference within the margin is declared to count as
-    equal); ``falls short`` or ``better``: adjusted paired t p <= alpha, by sign; else ``undecided``.
-
-    Args:
-        comparison: What was stated beforehand.
-        groups: All rows of the study, from `group`.
-        failures: Its failed runs: ``axes`` and ``seed``.
-
-    Returns:
-        One difference per candidate, the largest mean first, those without a number last.
-
-    Raises:
-        VitposError: If no row has the metric.
-    """
-    known = {name for runs in groups.values() for row in runs.values() for name in row["metrics"]}
-    if comparison.metric not in known:
-        raise unknown("metric", comparison.metric, known)
-    candidates = [variant for variant in groups if variant.position != comparison.reference]
-    failed = {(Variant.of(failure["axes"]), int(failure["seed"])) for failure in failures}
-    found = [difference(comparison, groups, v, replace(v, position=comparison.reference), failed) for v in candidates]
-    adjusted = zip(found, holm([d.p for d in found]), holm([d.p_equivalence for d in found]), strict=True)
-    judged = [_judge(replace(d, p_holm=p, p_equivalence_holm=q), comparison.alpha) for d, p, q in adjusted]
-    return sorted(judged, key=lambda d: (math.isnan(d.mean), 0 if math.isnan(d.mean) else -d.mean, d.candidate))
-
-
-def _judge(d: Difference, alpha: float) -> Difference:
-    differs = d.p_holm <= alpha  # NaN compares false: no test, no verdict
-    if d.p_equivalence_holm <= alpha:
-        small = "a difference, but within the margin" if differs else ""
-        return replace(d, verdict="equivalent", note="; ".join(filter(None, (small, d.note))))
-    return replace(d, verdict=("falls short" if d.mean < 0 else "better") if differs else "undecided")
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    return math.hypot(sampling_error(one, images), sampling_error(other, images))

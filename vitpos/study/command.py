@@ -1,5 +1,6 @@
-"""Carries out ``vitpos study run|status|report``."""
+"""Carries out ``vitpos study plan|run|status|report``."""
 
+import dataclasses
 import shutil
 import sys
 from collections import Counter
@@ -11,15 +12,18 @@ from vitpos.study.plan import OPTION, Run, Study
 from vitpos.study.results import Results
 
 
-def command(action: str, file: Path, folder: Path, workers: int | None, *, leave_old: bool) -> int:
+def command(
+    action: str, file: Path, folder: Path, workers: int | None, *, leave_old: bool, sd: float | None = None
+) -> int:
     """Carries a command out.
 
     Args:
-        action: ``run``, ``status`` or ``report``.
+        action: ``plan``, ``run``, ``status`` or ``report``.
         file: The study file.
         folder: Folder of all results.
         workers: Runs at a time.
         leave_old: Whether results of an earlier version of the file are left out rather than refused.
+        sd: Deviation of paired differences to plan for.
 
     Returns:
         0, or 1 where runs failed.
@@ -34,6 +38,10 @@ def command(action: str, file: Path, folder: Path, workers: int | None, *, leave
     results.refuse_other_terms(study)
     if not leave_old:
         results.refuse_strays(tuning.settle(study, results))
+    if action == "plan":
+        from vitpos.study.forecast import forecast
+
+        return forecast(study, results, sd, workers)
     if action == "status":
         return status(study, results)
     failed = run(study, results, workers) if action == "run" else 0
@@ -148,12 +156,19 @@ def states(runs: tuple[Run, ...], results: Results, metric: str) -> str:
 def report(study: Study, results: Results) -> None:
     """Writes the report and prints the verdict."""
     from vitpos.analysis import report, tensorboard
+    from vitpos.analysis.evidence import Background
 
     rows, failures = results.collect(study)
+    background = Background(
+        planned=len(study.runs),
+        text=study.path.read_text(),
+        tuning=[dataclasses.asdict(choice) for choice in tuning.choices(study, results)],
+        tuning_seeds=list(dict.fromkeys(trial.seed for trial in study.trials)),
+    )
     print()
-    print(report.write(study.comparison, rows, failures, results.folder))
+    print(report.write(study.comparison, rows, failures, results.folder, background))
     tensorboard.write_curves(rows, results.folder)
-    print(f"\nreport       {results.folder / 'report.md'}")
+    print(f"\nreport       {results.folder / 'report.html'} (the same as text: report.md)")
     print(f"curves       {beside_python('tensorboard')} --logdir {results.folder}")
 
 

@@ -165,12 +165,11 @@ def load(path: str | Path) -> Study:
         runs, trials = expand(base, file)
     except VitposError as error:
         raise VitposError(f"{path}: {error}") from error
-    stated: dict[str, Any] = {"metric": file.metric, "margin": float(file.margin), "alpha": file.alpha}
-    if file.correction != "holm":
-        stated["correction"] = file.correction
     return Study(
         path=path,
-        comparison=Comparison(path.stem, file.question, file.reference, **stated),
+        comparison=Comparison(
+            path.stem, file.question, file.reference, file.metric, float(file.margin), file.alpha, file.correction
+        ),
         runs=tuple(runs),
         axes=file.axes,
         tune=file.tune,

@@ -289,7 +289,8 @@ def differences(row: Row, study: Study) -> str:
 
     nearest = min(runs or study.runs, key=lambda run: len(changed(run)))
     new = flatten(nearest.config)
-    return "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in changed(nearest)[:3])
+    keys = [f"{key}: {old.get(key)} there, {new.get(key)} here" for key in changed(nearest)[:3]]
+    return "; ".join(keys) or "the file of its scheme changed"
 
 
 def unwritable(folder: Path, error: OSError) -> VitposError:

@@ -1,6 +1,7 @@
 """One run of a study: train, read the test set once, write one row."""
 
 import copy
+import dataclasses
 import datetime
 import errno
 import functools
@@ -112,6 +113,8 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         last.unlink()
         resumed = False
     cli = prepare(run, folder, prefix=prefix)
+    if dataclasses.replace(run).hash != run.hash:  # a new object reads the file of the scheme again
+        raise VitposError(f"the file of {run.axes['position']} changed since the study began; start the study again")
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     device = trainer.strategy.root_device.type  # Lightning takes the model back to the CPU when it is done
     reset_peak_memory(device)

@@ -1,0 +1,51 @@
+"""A study of a scheme in the user's own file notices that the file changes."""
+
+import copy
+
+import pytest
+
+from vitpos.cli import main
+from vitpos.study.plan import load
+from vitpos.study.results import Results
+from vitpos.study.run import execute
+
+MINE = """
+import vitpos
+
+class Shift(vitpos.PositionEmbedding):
+    def tokens(self, x, grid, layer):
+        return x + {by}
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.py"
+    file.write_text(MINE.format(by=1))
+    return file
+
+
+def test_a_finished_run_is_not_taken_for_one_of_the_changed_file(mine, study_file, in_process, capsys):
+    study = study_file(axes={"position": ["none", "mine.py:Shift"]}, seeds=[0], reference="none")
+    assert main(["study", "run", str(study)]) == 0
+    mine.write_text(MINE.format(by=2))
+    assert main(["study", "run", str(study)]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "1 belong to this version, 1 to an earlier one (mine.py:Shift seed 0; the file of its scheme changed)" in error
+    )
+    assert main(["study", "run", str(study), "--leave-old"]) == 0
+    assert "2 runs, 1 done before and skipped, 1 to do" in capsys.readouterr().out
+
+
+def test_a_run_whose_file_changed_since_the_plan_fails_in_one_line(mine, study_file, tmp_path):
+    study = load(study_file(axes={"position": ["mine.py:Shift"]}, seeds=[0], reference="mine.py:Shift"))
+    (run,) = study.runs
+    kept = copy.copy(run)
+    assert run.hash == kept.hash
+    mine.write_text(MINE.format(by=2))
+    results = Results(tmp_path / "results")
+    error = execute(run, results.of(run))
+    assert error == "the file of mine.py:Shift changed since the study began; start the study again"
+    assert results.row(run) is None

@@ -1,0 +1,123 @@
+"""Carries out ``vitpos study plan``: what verdicts a study's seeds can reach, and what that costs in time."""
+
+import math
+
+from vitpos.analysis.power import MOST, Goal, SeedPlan, plan_seeds, pooled_sd
+from vitpos.analysis.statistics import group
+from vitpos.analysis.tables import duration, number, plain
+from vitpos.analysis.verdict import compare
+from vitpos.errors import VitposError
+from vitpos.study import tuning
+from vitpos.study.engine import default_workers
+from vitpos.study.plan import Study
+from vitpos.study.results import Results
+from vitpos.study.timing import estimate
+
+
+def forecast(study: Study, results: Results, sd: float | None, workers: int | None) -> int:
+    """Prints how many seeds the study's comparisons take, for 80 % and 95 % power, what they cost, and what is in vain.
+
+    Args:
+        study: The study.
+        results: Its results, from which deviation and time are measured where there are some.
+        sd: Deviation of paired differences in points; None to measure it.
+        workers: Runs at a time; None for as many as ``study run`` would do.
+
+    Returns:
+        0.
+
+    Raises:
+        VitposError: `sd` is not above 0, there is nothing to compare, or a result is damaged.
+    """
+    comparison, seeds = study.comparison, len({run.seed for run in study.runs})
+    variants = {repr(run.axes): run for run in study.runs}
+    candidates = [run for run in variants.values() if run.axes["position"] != comparison.reference]
+    deviations, source = deviation(study, results, sd)
+    plans = [plan_seeds(comparison, len(candidates), seeds, each) for each in deviations]
+    correction = "uncorrected" if comparison.correction == "none" else f"after {comparison.correction.capitalize()}"
+    print(
+        f"{comparison.name}: {count(len(candidates), 'comparison')} with {comparison.reference}, "
+        f"{count(seeds, 'seed')}, margin {comparison.margin:g}, alpha {comparison.alpha:g} {correction}: "
+        f"each at {plans[0].level:.2g}"
+    )
+    each, note = seconds_per_run(study, results)
+    many = workers or default_workers()
+    if math.isfinite(each):
+        a_seed = each * len(variants) / many
+        print(
+            f"a run takes some {duration(each)} ({note}); {count(len(variants), 'run')} a seed, {many} at a time: "
+            f"{duration(a_seed)} a seed, {duration(a_seed * seeds + each * len(study.trials) / many)} in all"
+            + (f" with {len(study.trials)} trials" if study.trials else "")
+        )
+    else:
+        a_seed = math.nan
+        print(f"the time is not known: {note}")
+    print(f"deviation of paired differences: {source}")
+    for found in plans:
+        print(f"\nif it is {found.sd:.2g} points, seeds to show" + (" (and time)" if math.isfinite(a_seed) else ""))
+        rows = [
+            [goal.what, enough(goal.seeds_80, a_seed), enough(goal.seeds_95, a_seed), f"{100 * goal.power:.0f} %"]
+            for goal in found.goals
+        ]
+        print(plain(["", "80 % power", "95 % power", f"power with {count(seeds, 'seed')}"], rows, [""] * len(rows)))
+    for line in warnings(study, plans[0]):
+        print(f"\nwarning: {line}")
+    return 0
+
+
+def deviation(study: Study, results: Results, sd: float | None) -> tuple[list[float], str]:
+    """Returns the deviations to plan for, and in words where they come from."""
+    if sd is not None:
+        return [sd], f"{sd:g} points, as stated with --sd"
+    rows = [row for row in results.stored() if "trial" not in row]
+    if rows:
+        try:
+            found = compare(study.comparison, group(results.collect(tuning.settle(study, results))[0]))
+        except VitposError:  # rows of another metric, or of another version of the study
+            found = []
+        measured = pooled_sd([d.sd for d in found], [d.n for d in found])
+        if measured > 0:
+            pairs = sum(d.n for d in found if d.n > 1)
+            return [measured], f"{measured:.2f} points, measured on {pairs} pairs of {count(len(found), 'comparison')}"
+    margin = study.comparison.margin or 1.0
+    return [margin / 2, margin, 2 * margin], "not known; state one with --sd, or run two seeds. Three examples:"
+
+
+def seconds_per_run(study: Study, results: Results) -> tuple[float, str]:
+    """Estimates the seconds of a run; NaN with the reason where the study cannot run here."""
+    try:
+        return estimate(study, results)
+    except VitposError as error:
+        return math.nan, str(error)
+
+
+def enough(seeds: int | None, seconds: float) -> str:
+    """Writes a number of seeds with the time that they take."""
+    if seeds is None:
+        return f"over {MOST}"
+    return f"{seeds} ({duration(seconds * seeds)})" if math.isfinite(seconds) else str(seeds)
+
+
+def warnings(study: Study, found: SeedPlan) -> list[str]:
+    """Says which verdicts are out of reach with the seeds of the study, whatever the runs give."""
+    lines, margin = [], study.comparison.margin
+    for what, least, sides in (
+        ("a difference, however large,", found.least_for_difference, 2),
+        ("equivalence", found.least_for_equivalence, 1),
+    ):
+        if found.seeds < least and (sides == 2 or margin):
+            lines.append(
+                f"{count(found.seeds, 'seed')} cannot show {what} since the sign-flip test cannot get below "
+                f"{sides}/2^{found.seeds} = {sides / 2**found.seeds:.2g}; {least} seeds can reach {found.level:.2g}"
+            )
+    if not margin:
+        lines.append("with a margin of 0 nothing can be shown to be equivalent")
+    weak: list[Goal] = [goal for goal in found.goals if found.seeds >= found.least_for_difference and goal.power < 0.8]
+    if weak and found.sd:
+        lines += [f"a power of {100 * goal.power:.0f} % for {goal.what}: likely to stay undecided" for goal in weak]
+    return lines
+
+
+def count(n: int, what: str) -> str:
+    """Writes a number of things."""
+    return f"{number(n, 0)} {what}{'' if n == 1 else 's'}"
