@@ -16,7 +16,7 @@ def make_row(position, seed, accuracy, *, axes=None, epochs=9, fingerprint="f00d
         "hash": f"{position}-{seed}",
         "axes": {"position": position, **(axes or {})},
         "seed": seed,
-        "config": {"model": {"position": position, "depth": 6}, "seed": seed, "epochs": epochs},
+        "config": {"position": position, "model": {"depth": 6}, "seed_everything": seed, "epochs": epochs},
         "data": {"name": "cifar10", "fingerprint": fingerprint, "train": 45000, "val": 5000, "test": 10000},
         "metrics": {"test/accuracy": accuracy, "test/loss": 1.2, "val/accuracy": accuracy},
         "history": [

@@ -1,6 +1,6 @@
 """The report's first pictures: differences to the reference with their verdicts, curves, similarity maps.
 
-The others are in `vitpos.analysis.breakdowns`; `vitpos.analysis.style` says how all of them look and saves them.
+The others are in `vitpos.analysis.ranking` and `vitpos.analysis.breakdowns`; `vitpos.analysis.style` says how all look.
 """
 
 import textwrap
@@ -30,7 +30,8 @@ _ROWS = 60  # most comparisons of a figure
 def forest(comparison: Comparison, differences: Sequence[Difference], look: dict[str, Style]) -> Figure | None:
     """Draws the paired differences to the reference with their intervals, the margin as a band, and the verdicts.
 
-    Comparisons in several settings (of the other axes) stand in groups.
+    Comparisons in several settings (of the other axes) stand in groups. Of more than sixty, the decided and the largest
+    are drawn.
 
     Args:
         comparison: Reference, margin and alpha.

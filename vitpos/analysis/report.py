@@ -7,7 +7,7 @@ from pathlib import Path
 from vitpos.analysis import html, report_conditions, report_factors, report_schemes, report_verdict, style
 from vitpos.analysis.comparison import Comparison
 from vitpos.analysis.document import Document, Picture, to_markdown_page
-from vitpos.analysis.evidence import Evidence, Background, gather
+from vitpos.analysis.evidence import Background, Evidence, gather
 from vitpos.analysis.markup import to_plain
 from vitpos.analysis.report_verdict import answer
 from vitpos.analysis.statistics import Row
