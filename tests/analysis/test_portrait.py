@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from schemes import NAMES
 
-from vitpos.analysis import figures, portrait, probes
+from vitpos.analysis import portrait, probes, style
 from vitpos.positions import Geometry, PositionEmbedding, build
 
 GEOMETRY = Geometry(grid=(3, 4), embed_dim=24, num_heads=3, depth=4)
@@ -18,7 +18,7 @@ GEOMETRY = Geometry(grid=(3, 4), embed_dim=24, num_heads=3, depth=4)
 def drawn(tmp_path, monkeypatch):
     """Returns a function that draws a scheme and gives the figure."""
     seen = []
-    monkeypatch.setattr(figures, "save", lambda figure, path: seen.append(figure))
+    monkeypatch.setattr(style, "save", lambda figure, path: seen.append(figure))
 
     def draw(scheme, geometry=GEOMETRY):
         built = build(scheme, geometry)

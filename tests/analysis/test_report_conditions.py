@@ -23,7 +23,7 @@ def test_tuning_shows_grid_choice_and_edge(row):
     background = Background(tuning=choices, tuning_seeds=[1000, 1001])
     text, table, warning = tuning(gather(PLAN, [row("learned", 0, 0.5)], [], background)).blocks
     assert "each of 3 values of `model.lr`" in text
-    assert "on seeds 1000, 1001, which judge nothing" in text
+    assert "on seeds 1000, 1001, which no verdict uses" in text
     assert [column.head for column in table.columns] == [
         "scheme", "model.lr 0.1", "model.lr 0.2", "model.lr 0.3", "chosen",
     ]  # fmt: skip

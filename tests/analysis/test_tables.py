@@ -13,6 +13,7 @@ from vitpos.analysis.tables import (
     intervals,
     markdown,
     names,
+    number,
     numbers,
     p_values,
     plain,
@@ -39,6 +40,13 @@ TABLE = Table(
 ])  # fmt: skip
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_number_that_rounds_to_nothing_has_no_minus():
+    assert number(-0.004) == "0.00"
+    assert number(-0.004, sign=True) == number(0.0, sign=True) == "+0.00"
+    assert number(-0.005001) == "-0.01"
+    assert number(math.nan) == "-"
 
 
 def test_markdown():

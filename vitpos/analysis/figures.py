@@ -332,9 +332,3 @@ def _mosaic(rows: Sequence[Row]) -> Floats | None:
     cells = np.full((height, width, height + 1, width + 1), np.nan)
     cells[..., :height, :width] = mean.reshape(height, width, height, width)
     return cells.transpose(0, 2, 1, 3).reshape(height * (height + 1), width * (width + 1))[:-1, :-1]
-
-
-# The portraits of schemes use these by these names.
-save = style.save
-_COLOURS = style.COLOURS
-_plain = style.plain

@@ -53,7 +53,7 @@ th, td { padding: .4rem .55rem; border-bottom: 1px solid var(--line); vertical-a
 thead th { vertical-align: bottom; white-space: normal; border-bottom: 2px solid var(--line); min-width: 4.2rem; }
 th[scope=row] { position: sticky; left: 0; background: var(--back); font-weight: 400; }
 .text { text-align: left; white-space: normal; }
-td.text { min-width: 7rem; }
+td.long { min-width: 12rem; }
 th[scope=row].text, thead th:first-child { min-width: 11rem; max-width: 20rem; }
 .picture { background: #ffffff; border: 1px solid var(--line); border-radius: .4rem; padding: .5rem; margin: 0; }
 .picture img { display: block; width: 100%; min-width: 38rem; max-width: 54rem; height: auto; margin: 0 auto; }
@@ -139,7 +139,8 @@ def _scroll(inner: str, label: str, kind: str = "scroll") -> str:
 
 
 def _side(column: Column) -> str:
-    return ' class="text"' if column.left else ""
+    kind = "text long" if column.write is str else "text"
+    return f' class="{kind}"' if column.left else ""
 
 
 def _id(section: Section) -> str:

@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from vitpos.analysis import figures, probes
+from vitpos.analysis import probes, style
 from vitpos.positions import PositionEmbedding
 
 _WIDTH = 8.0  # inches, as all figures
@@ -27,7 +27,7 @@ Row = tuple[str, Tensor, Sequence[str]]  # a name, maps (n, height, width), thei
 
 
 def draw(scheme: PositionEmbedding, name: str, path: Path) -> bool:
-    """Draws a scheme as it is, on the grid of its geometry, and writes a PNG of 1200 pixels of width.
+    """Draws a scheme as it is, on the grid of its geometry, and writes a PNG of 1200 pixels of width, an SVG beside it.
 
     For each thing that it does (see `probes.kinds`) there is a part: the similarities, power, norms and spectrum of a
     table; the logits by the offset of the key from the query; the answer to an impulse. Where blocks differ, the first,
@@ -56,7 +56,7 @@ def draw(scheme: PositionEmbedding, name: str, path: Path) -> bool:
     title.text(0.012, 0.04, f"{text}; before training", fontsize=10, va="bottom", color="#404040")
     for part, (_, panel) in zip(parts, panels, strict=True):
         panel(part)
-    figures.save(figure, path)
+    style.save(figure, path)
     return True
 
 
@@ -152,17 +152,17 @@ def _tables(tables: Mapping[str, Tensor], grid: tuple[int, int], note: str) -> l
 
 def _spectra(axes: Axes, tables: Mapping[str, Tensor]) -> None:
     """Draws the variance of each principal component of some tables, a line a block."""
-    for style, (block, table) in zip(("-", "--", ":"), tables.items(), strict=False):
+    for line, (block, table) in zip(("-", "--", ":"), tables.items(), strict=False):
         values = torch.linalg.svdvals((table - table.mean(0)).double()).square()
         share = values / values.sum().clamp(min=1e-30)
         dimensions = float(1 / share.square().sum().clamp(min=1e-30))
         label = f"{block}: {dimensions:.1f} dimensions"
         axes.plot(
-            range(1, len(share) + 1), share.clamp(min=1e-12), style, color=figures._COLOURS[0], marker=".", label=label
+            range(1, len(share) + 1), share.clamp(min=1e-12), line, color=style.COLOURS[0], marker=".", label=label
         )
     axes.set(yscale="log", ylim=(1e-7, 2), xlabel="principal component", ylabel="share of the variance")
     axes.set_title("Spectrum of the table", fontsize=10)
-    figures._plain(axes)
+    style.plain(axes)
     axes.legend(fontsize=9, frameon=False)
 
 
@@ -272,12 +272,12 @@ def _profiles(kernel: Tensor, names: Sequence[str], block: str, unit: str) -> Pa
         for axes, (own, across, values) in zip(panels, lines, strict=True):
             offsets = torch.arange(values.shape[1]) - values.shape[1] // 2
             for i, (name, line) in enumerate(zip(names, values, strict=True)):
-                look = {"color": figures._COLOURS[i % len(figures._COLOURS)], "marker": "o", "markersize": 3}
+                look = {"color": style.COLOURS[i % len(style.COLOURS)], "marker": "o", "markersize": 3}
                 shown = line.masked_fill(~line.isfinite(), math.nan)
-                axes.plot(offsets, shown, "-" if i < len(figures._COLOURS) else "--", label=name, linewidth=1.5, **look)
+                axes.plot(offsets, shown, "-" if i < len(style.COLOURS) else "--", label=name, linewidth=1.5, **look)
             axes.set_title(f"Same {own}, {block}", fontsize=10)
             axes.set_xlabel(f"{across} to the key", fontsize=10)
-            figures._plain(axes)
+            style.plain(axes)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
         panels[0].set_ylabel(unit, fontsize=10)
         if len(names) > 1:

@@ -26,7 +26,7 @@ def tuning(evidence: Evidence) -> Section:
     seeds = evidence.background.tuning_seeds
     text = (
         f"Every variant was trained with each of {count(len(points), 'value')} of {_names(keys)}, the same budget for "
-        f"all, on {'seeds' if len(seeds) > 1 else 'seed'} {_list(seeds)}, which judge nothing. What had the best "
+        f"all, on {'seeds' if len(seeds) > 1 else 'seed'} {_list(seeds)}, which no verdict uses. What had the best "
         "validation accuracy at the last epoch (in percent below; bold: chosen) is what its runs use. The test images "
         "had no part in it."
     )
@@ -134,7 +134,8 @@ def repeat(evidence: Evidence) -> Section:
     ]
     commits = dict.fromkeys(str(row["environment"].get("commit")) for row in rows)
     blocks: list[Block] = [
-        f"With the source at commit {' / '.join(map(code, commits))} and the packages that it ran on:",
+        f"With the source at commit {' / '.join(map(code, commits))} and the packages that it ran on"
+        f"{', the study file being as below' if evidence.background.text else ''}:",
         Listing("\n".join([*pip, f"vitpos study run configs/studies/{name}.yaml --results repeated"])),
         "One seed gives the same numbers again on the same kind of device with the same number of threads and the same "
         "versions; elsewhere it gives other runs of the same kind.",

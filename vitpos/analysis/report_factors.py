@@ -136,8 +136,8 @@ def ranking(evidence: Evidence) -> Section:
         if len(table) < 2:
             continue
         ranks = np.asarray(stats.rankdata(-table, axis=1))
-        where = f"with {Variant('', others).label[2:]} " if others else ""
-        agreement.append(f"{where}{number(_agreement(ranks))} ({len(table)} seeds)")
+        where = f" with {Variant('', others).label[2:]}" if others else ""
+        agreement.append(f"{number(_agreement(ranks))}{where} ({len(table)} seeds)")
         shown = stats.rankdata(-table.round(4), method="min", axis=1).T
         for i in sorted(range(len(members)), key=lambda i, ranks=shown: float(ranks[i].mean())):  # type: ignore[misc]
             r = shown[i]

@@ -41,7 +41,7 @@ def cost(evidence: Evidence) -> Section:
         numbers("MFLOPs per image", 1),
         counts("parameters"),
     ]
-    columns += [counts("images/s"), numbers("minutes per run", 1), counts("peak memory, MB")]
+    columns += [counts("images/s"), counts("seconds per run"), counts("peak memory, MB")]
     rows = []
     for variant, runs in evidence.variants.items():
         some = next(iter(runs.values()))
@@ -49,11 +49,11 @@ def cost(evidence: Evidence) -> Section:
         mean_ = summarize(evidence.values(variant), 0.95).mean
         line = [*evidence.about(variant), mean_, some["flops"] / 1e6, some["parameters"]]
         memory = max(row["peak_memory_mb"] for row in runs.values())
-        rows.append((mean_, [*line, _speed(evidence, variant), seconds / 60, memory]))
+        rows.append((mean_, [*line, _speed(evidence, variant), seconds, memory]))
     table = Table("cost", "Accuracy and cost", columns, _best_first(rows))
     text = (
-        "MFLOPs are those of one forward pass of one image (a product and its sum are 2). images/s, minutes and memory "
-        "are those of training, beside whatever else the machine did: no comparison of speed."
+        "MFLOPs are those of one forward pass of one image (a product and its sum are 2). images/s, seconds and "
+        "memory are those of training, beside whatever else the machine did: no comparison of speed."
     )
     figure = pareto(evidence.comparison, evidence.places, evidence.look)
     alt = "Accuracy of each scheme against its cost relative to the reference; the numbers are in the table"

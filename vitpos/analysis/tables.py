@@ -14,7 +14,9 @@ from vitpos.analysis.markup import code, to_latex, to_markdown, to_plain
 
 def number(value: float, digits: int = 2, *, sign: bool = False) -> str:
     """Writes a number; ``-`` where it is not defined."""
-    return f"{value:{'+' if sign else ''}.{digits}f}" if math.isfinite(value) else "-"
+    if not math.isfinite(value):
+        return "-"
+    return f"{round(value, digits) or 0.0:{'+' if sign else ''}.{digits}f}"  # never -0.00
 
 
 def interval(low: float, high: float, *, sign: bool = False) -> str:
