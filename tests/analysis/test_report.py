@@ -55,7 +55,9 @@ def test_whole_report(many, tmp_path):
     assert "- 1 run failed" in text
     assert "- 1 of 74 planned runs are missing." in text
     verdicts = section(text, "Verdicts")
-    assert re.search(r"\| `none` \| -5\.47 \| .* \| 0\.002 \| 1\.000 \| 12 \| \*\*falls short\*\* \| - \|", verdicts)
+    assert re.search(
+        r"\| `none` \| -5\.47 \| .* \| 0\.002 \| 1\.000 \| 12 \| \*\*falls short\*\* \|$", verdicts, re.MULTILINE
+    )
     assert "- `none` falls short of learned by 5.47 points (95 % interval" in verdicts
     ours = [100 * row["metrics"]["test/accuracy"] for row in many if row["axes"]["position"] == "learned"]
     low, high = stats.t.interval(0.95, 11, np.mean(ours), stats.sem(ours))
@@ -108,7 +110,7 @@ def test_tables_are_files_too(many, tmp_path):
 def test_one_seed_gives_means_and_no_verdict(few, tmp_path):
     table = report.write(PLAN, [row for row in few if row["seed"] == 0], [], tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "| `none` | -5.50 | - | - | - | 1 | **undecided** | - |" in text
+    assert "| `none` | -5.50 | - | - | - | 1 | **undecided** |\n" in text
     assert "- There is one seed: no verdict is possible" in text
     assert "| `none` | 1 | 53.40 | - | - |" in text
     assert "- `none`: one pair of seeds, no variance to judge by." in text

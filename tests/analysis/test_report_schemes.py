@@ -30,7 +30,8 @@ def test_cost(row):
     rows = [row("learned", seed, 0.5) for seed in (0, 1)]
     rows[1].update(images_per_second=289.8, seconds=2100, peak_memory_mb=950)
     (line,) = tables(report_schemes.cost(evidence(rows)))["cost"].rows
-    assert line == ["learned", pytest.approx(50), pytest.approx(97), 684000, pytest.approx(300), pytest.approx(1800), 950]
+    assert line[:1] + line[3:4] + line[6:] == ["learned", 684000, 950]
+    assert line[1:3] + line[4:6] == pytest.approx([50, 97, 300, 1800])
 
 
 def test_options_against_kinds(study):

@@ -133,6 +133,17 @@ def test_columns_of_axes_stand_beside_the_scheme(row):
     assert sorted(line[:2] for line in table.rows) == [["a", "0.1"], ["a", "default"]]
 
 
+def test_seeds_that_would_settle_it_are_in_the_table_where_something_is_open(study, row):
+    table = tables(verdicts(gather(PLAN, study, [], Background())))["verdicts"]
+    assert table.columns[-1].head == "seeds to settle"
+    by_scheme = {line[0]: line[-1] for line in table.rows}
+    assert by_scheme["none"] == 8  # less than that cannot decide five comparisons
+    assert [table.columns[-1].write(value) for value in (None, 8, math.inf)] == ["-", "8", "> 1000"]
+    rows = [row(n, s, 0.5 + 0.1 * len(n) + 0.001 * s * len(n)) for n in ("learned", "a") for s in range(10)]
+    heads = [c.head for c in tables(verdicts(gather(PLAN, rows, [], Background())))["verdicts"].columns]
+    assert heads[-1] == "verdict"
+
+
 def test_intervals_that_few_seeds_do_not_have_are_left_out(study, row):
     heads = [c.head for c in tables(verdicts(gather(PLAN, study, [], Background())))["verdicts"].columns]
     assert "95 % sign-flip interval" not in heads

@@ -166,23 +166,19 @@ def _whose(some: Sequence[Difference], found: Sequence[Difference]) -> str:
 
 def _table(evidence: Evidence) -> Table:
     found, level = evidence.differences, evidence.level
-    flips = any(math.isfinite(d.flip_low) for d in found)
+    flips, open_ = any(math.isfinite(d.flip_low) for d in found), any(d.needed for d in found)
     columns = [*evidence.subject, numbers("difference", sign=True), intervals(f"{level} t interval", sign=True)]
     columns += [intervals(f"{level} sign-flip interval", sign=True)] if flips else []
     columns += [p_values("p differs"), p_values("p equal"), counts("n"), Column("verdict", strong, left=True)]
+    columns += [Column("seeds to settle", _seeds)] if open_ else []
     rows = [
         [
             *(*evidence.about(d.candidate), d.mean, (d.low, d.high), *([(d.flip_low, d.flip_high)] if flips else [])),
-            *(d.p_adjusted, d.p_equivalence_adjusted, d.n, d.verdict, _needed(d)),
+            *(d.p_adjusted, d.p_equivalence_adjusted, d.n, d.verdict, *([_needed(d)] if open_ else [])),
         ]
         for d in found
     ]
-    return Table(
-        "verdicts",
-        f"Verdicts against {evidence.comparison.reference}",
-        [*columns, Column("seeds to settle", _seeds)],
-        rows,
-    )
+    return Table("verdicts", f"Verdicts against {evidence.comparison.reference}", columns, rows)
 
 
 def _needed(d: Difference) -> float | None:
@@ -196,17 +192,21 @@ def _seeds(needed: float | None) -> str:
 def _how(evidence: Evidence) -> str:
     comparison, found = evidence.comparison, evidence.differences
     few = "" if any(math.isfinite(d.bca_low) for d in found) else f", from {BCA_PAIRS} pairs on, else it is too narrow"
+    settle = (
+        f"{strong('Seeds to settle')} are those in all that would show a difference, or equivalence, with "
+        f"{100 * POWER:g} % power if mean and deviation are as observed: an order of magnitude, and for a new study. "
+        if any(d.needed for d in found)
+        else ""
+    )
     return (
         f"Differences are scheme minus {code(comparison.reference)} in percentage points, paired by seed (n pairs). "
         f"Intervals are not adjusted for the number of comparisons. {strong('p differs')} is the two-sided sign-flip "
         f"test, {strong('p equal')} two one-sided sign-flip tests against the margin ({comparison.margin:g}), "
         f"{_CORRECTED[comparison.correction]} over {count(len(found), 'comparison')}; they decide. Equivalence is "
         "judged first: a difference within the margin was declared beforehand to count as equal. "
-        f"{strong('Seeds to settle')} are those in all that would show a difference, or equivalence, with "
-        f"{100 * POWER:g} % power if mean and deviation are as observed: an order of magnitude, and for a new study. "
-        f"Below, for information: {strong('g')} is Hedges' g_z, the mean in standard deviations of the differences; "
-        f"{strong('BCa')} is the bootstrap interval{few}; p values before the correction, and those of the paired t "
-        "test and of two one-sided t tests (TOST)."
+        f"{settle}Below, for information: {strong('g')} is Hedges' g_z, the mean in standard deviations of the "
+        f"differences; {strong('BCa')} is the bootstrap interval{few}; p values before the correction, and those of "
+        "the paired t test and of two one-sided t tests (TOST)."
     )
 
 
