@@ -217,3 +217,10 @@ def test_all_text_is_readable(row, case):
                     for point in points for p in positions for seed in range(seeds)])  # fmt: skip
     for figure in (forest(groups), curves(groups), figures.similarity(groups)):
         check(figure)
+
+
+def test_a_single_epoch_is_a_point_that_shows(row):
+    figure = curves(group([row(p, seed, 0.5, epochs=1) for p in ("learned", "none") for seed in (0, 1)]))
+    shown = [line for x, _, line in lines(figure.axes[0]) if len(x) == 1]
+    assert len(shown) == 2
+    assert all(line.get_marker() != "None" and line.get_markevery() == 1 for line in shown)

@@ -217,7 +217,7 @@ def curves(groups: Groups, look: dict[str, Style], metric: str = "val/accuracy")
             if (len(y) > 1 and len(names) <= _OVERLAID) or apart:
                 axes.fill_between(x, y.min(0), y.max(0), color=colour.colour, alpha=0.18, linewidth=0)
             marks = (
-                {"marker": colour.marker, "markersize": 5, "markevery": (0.02, 0.14)}
+                {"marker": colour.marker, "markersize": 5, "markevery": (0.02, 0.14) if len(x) > 1 else 1}
                 if not apart or len(x) == 1
                 else {}
             )
