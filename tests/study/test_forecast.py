@@ -47,6 +47,13 @@ def test_it_warns_of_what_is_out_of_reach(told, study_file):
     assert "likely to stay undecided" in printed
 
 
+def test_one_seed_too_few_is_too_few(told, study_file):
+    printed = told(study_file(axes=SCHEMES, seeds=list(range(6))), "--sd", "1")
+    assert "6 seeds cannot show a difference" in printed
+    assert "cannot show equivalence" not in printed
+    assert "cannot" not in told(study_file(axes=SCHEMES, seeds=list(range(7))), "--sd", "1")
+
+
 def test_eight_comparisons_take_nine_seeds_and_one_takes_six(told, study_file):
     many = {"position": ["learned", *(f"learned(scale=0.{n})" for n in range(1, 9))]}
     assert "9 seeds can reach 0.0063" in told(study_file(axes=many, seeds=[0]), "--sd", "1")
