@@ -10,6 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from vitpos import provenance
 from vitpos.analysis import images
 from vitpos.cli import main
 from vitpos.data.sources import load
@@ -221,21 +222,12 @@ def test_status_of_a_study_that_never_ran(study_file, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "1 started, 3 missing"
 
 
-def test_commit_is_of_the_package_and_unknown_without_a_repository(monkeypatch, tmp_path):
-    assert run.commit() == "unknown" or len(run.commit().removesuffix("+")) == 10
-    run.commit.cache_clear()
-    monkeypatch.setattr(run, "__file__", str(tmp_path / "vitpos" / "study" / "run.py"))
-    try:
-        assert run.commit() == "unknown"
-    finally:
-        run.commit.cache_clear()
-
-
 def test_finished_runs_do_not_depend_on_their_place(done_once):
     rows = [Results(done_once.folder).row(run) for run in plan.load(done_once.file).runs]
     assert all(math.isfinite(value) for row in rows for value in row["metrics"].values())
     assert all(str(done_once.folder) not in json.dumps(row) for row in rows)
     assert shutil.which("git") is None or all(row["environment"]["commit"] for row in rows)
+    assert all(row["environment"]["sources"] == [provenance.sources()] for row in rows)
 
 
 def test_preparing_leaves_the_config_as_it_is(study_file, tmp_path):

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import datetime
 import errno
-import functools
 import importlib.metadata
 import json
 import math
@@ -12,7 +11,6 @@ import os
 import platform
 import re
 import resource
-import subprocess
 import traceback
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from vitpos import positions as schemes
 from vitpos.analysis import images, probes
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError
+from vitpos.provenance import commit, sources
 from vitpos.study.plan import FORMAT, Run
 from vitpos.study.results import Row, unwritable, write
 from vitpos.study.tuning import METRIC
@@ -32,6 +31,7 @@ from vitpos.train.callbacks import History, amplitude, scheme_of
 from vitpos.train.cli import VitposCLI, finished_epochs
 from vitpos.train.task import Classifier
 
+sources(), commit()  # kept from here on: files may change while a study runs, the code that is loaded does not
 CLEAR_PEAK = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the peak of resident memory
 
 
@@ -104,7 +104,6 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     Raises:
         VitposError: Training went to a loss that is not finite, or a trial has no validation accuracy to choose by.
     """
-    commit()  # kept from here on: the source may change while a study runs, the code that is loaded does not
     last = folder / "last.ckpt"
     try:
         resumed = last.exists() and finished_epochs(last) > 0
@@ -238,6 +237,7 @@ def environment(precision: str, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **packages,
         "commit": commit(),
+        "sources": [sources()],
     }
 
 
@@ -251,19 +251,3 @@ def hardware(device: str) -> str:
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     return f"{model}, {torch.get_num_threads()} of {os.cpu_count()} threads"
-
-
-@functools.cache
-def commit() -> str:
-    """Returns the commit of the source tree, ``+`` behind it where it has changes, or ``unknown`` for a wheel."""
-    here = Path(__file__).parent.parent
-
-    def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here))
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
