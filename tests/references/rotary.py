@@ -12,6 +12,7 @@ from timm.layers.pos_embed_sincos import (
 )
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
+from vit_pytorch.vit_nd_rotary import GoldenGateRoPENd
 
 import vitpos
 from references import Pairs, reference
@@ -50,6 +51,17 @@ def axial() -> Pairs:
     )
 
 
+@reference("rope_axial(ref_grid=16)", "timm RotaryEmbeddingCat(ref_feat_shape=)", ROUNDING)
+def axial_of_a_reference_grid() -> Pairs:
+    for given, shape in ((16, [16, 16]), ((3, 7), [3, 7])):
+        yield from against(
+            f"rope_axial(ref_grid={given}, temperature=10000)",
+            lambda scheme, grid, layer, shape=shape: RotaryEmbeddingCat(
+                WIDTH // HEADS, in_pixels=False, feat_shape=list(grid), ref_feat_shape=shape
+            ).get_embed(),
+        )
+
+
 @reference("rope_mixed", "timm RotaryEmbeddingMixed", ROUNDING)
 def mixed() -> Pairs:
     def table(scheme, grid, layer):
@@ -77,6 +89,55 @@ def dinov3() -> Pairs:
         lambda scheme, grid, layer: RotaryEmbeddingDinoV3(WIDTH // HEADS, feat_shape=list(grid)).get_embed(),
         half=True,
     )
+
+
+@reference("rope_dinov3", "timm RotaryEmbeddingDinoV3(normalize_coords=)", ROUNDING)
+def dinov3_of_one_length() -> Pairs:
+    for word in ("min", "max"):
+        yield from against(
+            f"rope_dinov3(normalize_coords='{word}')",
+            lambda scheme, grid, layer, word=word: RotaryEmbeddingDinoV3(
+                WIDTH // HEADS, feat_shape=list(grid), normalize_coords=word
+            ).get_embed(),
+            half=True,
+        )
+
+
+@reference(
+    "rope_dinov3", "timm RotaryEmbeddingDinoV3(shift_coords=, jitter_coords=, rescale_coords=)", 1e-5
+)  # angles of 25
+def dinov3_in_training() -> Pairs:
+    given = {"shift_coords": 0.3, "jitter_coords": 1.5, "rescale_coords": 2.0}
+    text = f"rope_dinov3({', '.join(f'{option}={value}' for option, value in given.items())})"
+    for number, grid in enumerate(GRIDS):
+        scheme = build(text, Geometry((5, 3), WIDTH, HEADS, DEPTH)).train()
+        drawn = torch.rand(5, generator=torch.Generator().manual_seed(number))
+        parts = [drawn[:2], drawn[2:4], drawn[4:]]  # in the order of timm's draws
+        with (
+            mock.patch("vitpos.positions.dinov3.draw", return_value=drawn),
+            mock.patch.object(
+                torch.Tensor, "uniform_", lambda x, a, b, parts=parts: x.copy_(a + (b - a) * parts.pop(0))
+            ),
+        ):
+            prepared = scheme.prepare(grid, torch.device("cpu"))
+            table = RotaryEmbeddingDinoV3(WIDTH // HEADS, feat_shape=list(grid), **given).train().get_embed()
+        q, k = queries(grid), queries(grid, seed=1)
+        for ours, theirs in zip(scheme.rotate(q, k, grid, 0, prepared=prepared), (q, k), strict=True):
+            yield ours, apply_rot_embed_cat(theirs, table, half=True)
+
+
+@reference("rope_golden", "vit-pytorch GoldenGateRoPENd", 1e-5)  # its angles of 18 are float32
+def golden() -> Pairs:
+    for heads in (1, HEADS, 6):
+        rope = GoldenGateRoPENd(2, heads, WIDTH // heads, rope_min_freq=0.01, rope_max_freq=1.0)
+        for grid in GRIDS:
+            for trained_on in (grid, (5, 3)):
+                scheme = build("rope_golden", Geometry(trained_on, WIDTH, heads, DEPTH))
+                rows = torch.arange(grid[0]).repeat_interleave(grid[1])
+                places = torch.stack([rows, torch.arange(grid[1]).repeat(grid[0])], dim=-1).expand(3, -1, -1)
+                q, k = (queries(grid, seed).reshape(3, heads, -1, WIDTH // heads) for seed in (0, 1))
+                for ours, given in zip(scheme.rotate(q, k, grid, 1), (q, k), strict=True):
+                    yield ours, rope(given, places)
 
 
 @reference("rope_1d", "complex numbers", 1e-12)

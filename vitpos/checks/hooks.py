@@ -132,9 +132,9 @@ def by_offset(text: str) -> None:
                     mean = total / index.bincount()
                     require(mean.std(dim=1).max().item() > 1e-6, "all offsets are treated the same")
                     off = (found - mean[:, index]).abs().max().item()
-                    # float64, but for tables that are kept in float32
+                    # float64, but for tables that are kept in float32, and angles of up to 25
                     if only:
-                        require(off < 1e-6, f"the same offset elsewhere differs by {off:.2g}, allowed is 1e-06")
+                        require(off < 5e-6, f"the same offset elsewhere differs by {off:.2g}, allowed is 5e-06")
                     else:
                         require(off > 1e-3, f"by_offset is False, but the same offset elsewhere differs by {off:.2g}")
     require(acts, "rotate, bias and values change nothing in any layer")
