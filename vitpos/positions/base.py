@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeGuard, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError, unknown
@@ -112,10 +111,27 @@ class PositionEmbedding(nn.Module):
 
     @property
     def uses_attention(self) -> bool:
-        """Whether `values` is to be called. It rules out fused attention, which never holds the weights."""
+        """Whether `weights` and `values` are called. It rules out fused attention, which never holds the weights."""
         return False
 
-    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+    def weights(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+        """Changes the attention weights of block `layer` (schemes that act after the softmax).
+
+        Called only where `uses_attention` is true.
+
+        Args:
+            attention: Weights of the patch tokens among themselves, (B, heads, N, N), after softmax, before dropout.
+                With prefix tokens the rows do not sum to 1: some of a patch's attention goes to them. What the scheme
+                returns has to have the same sums.
+            grid: Rows and columns of this batch.
+            layer: Index of the block, from 0.
+
+        Returns:
+            The weights, same shape and dtype; the same object where nothing is done.
+        """
+        return attention
+
+    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor | None:
         """Gives what is added to each head's output in block `layer` (contextual schemes that act on the values).
 
         Called only where `uses_attention` is true.
@@ -127,12 +143,9 @@ class PositionEmbedding(nn.Module):
             layer: Index of the block, from 0.
 
         Returns:
-            (B, heads, N, head_dim), in the dtype of `attention`.
-
-        Raises:
-            NotImplementedError: The scheme says that it uses the attention, and does not.
+            None, or (B, heads, N, head_dim), in the dtype of `attention`.
         """
-        raise NotImplementedError(f"{type(self).__name__}.uses_attention is true, so it has to define values()")
+        return None
 
 
 Scheme = TypeVar("Scheme", bound=type[PositionEmbedding])
@@ -317,10 +330,20 @@ class Sum(PositionEmbedding):
         """Whether one of the parts does."""
         return any(part.uses_attention for part in self._each())
 
-    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+    def weights(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+        """Applies the parts in order."""
+        for part in self._each():
+            attention = part.weights(attention, grid, layer) if part.uses_attention else attention
+        return attention
+
+    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor | None:
         """Adds the parts that use the attention."""
-        terms = [part.values(attention, grid, layer) for part in self._each() if part.uses_attention]
-        return torch.stack(terms).sum(dim=0) if len(terms) > 1 else terms[0]
+        total: Tensor | None = None
+        for part in self._each():
+            term = part.values(attention, grid, layer) if part.uses_attention else None
+            if term is not None:
+                total = term if total is None else total + term
+        return total
 
 
 def positive(scheme: str, option: str, value: object) -> float:
