@@ -8,7 +8,7 @@ from vitpos.errors import VitposError
 from vitpos.positions import Geometry, build
 
 GEOMETRY = Geometry((4, 6), 48, 4, 2)
-NAMES = ["rope_1d", "rope_axial", "rope_mixed", "rope_golden", "rope_dinov3", "liere", "liere(block_size=4)"]
+NAMES = ["rope_1d", "rope_axial", "rope_mixed", "rope_golden", "rope_dinov3", "liere", "liere(block_size=4)", "comrope"]
 every = pytest.mark.parametrize("text", NAMES)
 
 
@@ -52,7 +52,9 @@ def test_a_batch_of_no_images_stays_one(text):
     assert [x.shape for x in build(text, GEOMETRY).rotate(q, q, (4, 6), 0)] == [q.shape, q.shape]
 
 
-@pytest.mark.parametrize("text", ["rope_axial", "rope_mixed", "rope_golden", "rope_dinov3", "liere"])
+@pytest.mark.parametrize(
+    "text", ["rope_axial", "rope_mixed", "rope_golden", "rope_dinov3", "liere", "comrope(commuting='ap')"]
+)
 def test_rows_and_columns_are_told_apart(text):
     scheme = build(text, Geometry((5, 5), 48, 4, 2)).double()
     q = queries(grid=(1, 1)).expand(-1, -1, 25, -1)
@@ -116,7 +118,9 @@ def test_dinov3_sees_the_same_square_on_every_grid():
     torch.testing.assert_close(coarse.flip(0, 1), -coarse, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("text", ["rope_mixed(init='zero')", "liere(init='zero')"])
+@pytest.mark.parametrize(
+    "text", ["rope_mixed(init='zero')", "liere(init='zero')", "comrope(commuting='ap', init='zero')"]
+)
 def test_a_start_of_zero_turns_nothing_and_learns(text):
     scheme, q, k = build(text, GEOMETRY), queries(dtype=torch.float32), queries(seed=1, dtype=torch.float32)
     new_q, new_k = scheme.rotate(q, k, (4, 6), 0)
@@ -151,6 +155,9 @@ def test_liere_depends_on_the_offset_alone_where_generators_commute():
         ("rope_dinov3", 10, "'rope_dinov3': head_dim 10 is not divisible by 4"),
         ("liere(block_size=8)", 12, "'liere': head_dim 12 is not divisible by 8; nearest allowed: 8 or 16"),
         ("liere(block_size=1)", 12, "'liere': block_size=1 must be a whole number of at least 2"),
+        ("comrope(commuting='ap', block_size=4)", 12, "'comrope': head_dim 12 is not divisible by 8"),
+        ("comrope(commuting='pa')", 12, "commuting of position scheme 'comrope': 'pa'; did you mean 'ap'"),
+        ("liere(shared=1)", 12, "'liere': shared=1 must be True or False"),
         ("liere", 1, "'liere': head_dim 1 is not divisible by 2; nearest allowed: 2"),
         ("rope_golden", 9, "'rope_golden': head_dim 9 is not divisible by 2"),
         ("rope_axial(ref_grid=0)", 12, "'rope_axial': ref_grid=0 must be a whole number of at least 1"),

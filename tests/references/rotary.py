@@ -1,6 +1,7 @@
 """Rotary schemes: timm's rotations, whole models of timm's, and complex numbers."""
 
 import math
+from functools import partial
 from unittest import mock
 
 import torch
@@ -194,6 +195,69 @@ def liere_by_eigenvalues() -> Pairs:
                     part = slice(block * size, block * size + size)
                     expected[:, head, p, part] = q[:, head, p, part] @ rotation.T
         yield turned, expected
+
+
+def by_pairs_of_patches(given, rotation, grid):
+    """Queries and keys of two heads of 12 channels, each patch's multiplied by a matrix."""
+    scheme = build(f"comrope({given})", Geometry((4, 6), 24, 2, DEPTH)).double()
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 3, 2, math.prod(grid), 12, generator=generator, dtype=torch.float64)
+    for layer in range(DEPTH):
+        expected = [torch.empty_like(q), torch.empty_like(k)]
+        for p in range(math.prod(grid)):
+            y, x = (p // grid[1] + 0.5) / grid[0], (p % grid[1] + 0.5) / grid[1]
+            for head in range(2):
+                matrix = rotation(scheme, layer, head, y, x)
+                for turned, drawn in zip(expected, (q, k), strict=True):
+                    turned[:, head, p] = drawn[:, head, p] @ matrix.T
+        with torch.no_grad():
+            yield from zip(scheme.rotate(q, k, grid, layer), expected, strict=True)
+
+
+def skew(above, size):
+    """A skew-symmetric matrix of its entries above the diagonal, row by row."""
+    upper = torch.zeros(size, size, dtype=above.dtype)
+    upper[tuple(torch.triu_indices(size, size, 1))] = above.detach()
+    return upper - upper.T
+
+
+# The released code computes the exponentials as here, of block-diagonal matrices: Longin-Yu/ComRoPE, model.py.
+@reference("comrope", "Yu et al., the authors' angle matrices, patch by patch", 1e-12)
+def comrope_by_hand() -> Pairs:
+    def rotation(scheme, layer, head, y, x, size, axial):
+        blocks = []
+        for block in range(12 // size):
+            a = skew(scheme.generators[0, layer, head, block], size)
+            if axial:
+                turn = (y, x)[block % 2] * a
+            else:
+                of_row, of_column = scheme.factors[:, layer, 0, block, 0].tolist()
+                turn = of_row * y * a + of_column * x * a
+            blocks.append(torch.matrix_exp(turn))
+        return torch.block_diag(*blocks)
+
+    for given, size, axial in (
+        ("", 12, False),
+        ("block_size=4", 4, False),
+        ("commuting='ap'", 6, True),
+        ("commuting='ap', block_size=3", 3, True),
+    ):
+        for grid in ((4, 6), (5, 3), (1, 7)):
+            yield from by_pairs_of_patches(given, partial(rotation, size=size, axial=axial), grid)
+
+
+@reference("liere(shared=True)", "liere with the generators of layer 0 in all layers", 0)
+def liere_as_released() -> Pairs:
+    for text in ("liere", "liere(block_size=8)"):
+        own = build(text, Geometry((4, 6), WIDTH, HEADS, DEPTH))
+        shared = build(f"{text.rstrip(')')}{', ' if '(' in text else '('}shared=True)", own.geometry)
+        shared.load_state_dict({"generators": own.generators[:, :1]})
+        for grid in GRIDS[:3]:
+            q, k = queries(grid), queries(grid, seed=1)
+            with torch.no_grad():
+                first = own.rotate(q, k, grid, 0)
+                for layer in range(DEPTH):
+                    yield from zip(shared.rotate(q, k, grid, layer), first, strict=True)
 
 
 MODEL = {"img_size": (56, 40), "patch_size": 4, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}

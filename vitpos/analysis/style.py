@@ -48,11 +48,11 @@ _KINDS = {
     "rope_dinov3": ("#EE3377", "<"),
     "rope_golden": ("#CC3311", "P"),
     "liere": ("#999933", "D"),
+    "comrope": ("#EE7733", "p"),
     "gpsa": ("#004488", "s"),
     "cpe": ("#72190E", "<"),
 }
 _SPARE = (  # for sums and for schemes of others
-    ("#EE7733", "p"),
     ("#994455", "D"),
     ("#228833", "s"),
     ("#AA6F9E", "P"),
