@@ -2,9 +2,9 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,19 @@ class PositionEmbedding(nn.Module):
         """Makes the scheme for a host of this geometry."""
         super().__init__()
         self.geometry = geometry
+
+    def prepare(self, grid: Grid, device: torch.device) -> Any:
+        """Computes what the hooks of one forward share, once for all blocks; called before the other hooks.
+
+        Args:
+            grid: Rows and columns of this batch.
+            device: Where the tokens are.
+
+        Returns:
+            None, or what every other hook of this forward gets as the keyword argument ``prepared``. A scheme that
+            overrides this gives its hooks ``prepared: Any = None``, and computes what it needs where that is None.
+        """
+        return None
 
     def tokens(self, x: Tensor, grid: Grid, layer: int) -> Tensor:
         """Changes the patch tokens as they enter block `layer` (absolute and conditional schemes).
@@ -288,26 +301,35 @@ class Sum(PositionEmbedding):
         super().__init__(geometry)
         self.parts = nn.ModuleList(parts)
 
-    def _each(self) -> list[PositionEmbedding]:
-        return [part for part in self.parts if isinstance(part, PositionEmbedding)]
+    def _each(self, prepared: Any = None) -> Iterator[tuple[PositionEmbedding, dict[str, Any]]]:
+        """Gives each part, and the keywords of its hooks."""
+        given = [None] * len(self.parts) if prepared is None else prepared
+        for part, own in zip(self.parts, given, strict=True):
+            if isinstance(part, PositionEmbedding):
+                yield part, {} if own is None else {"prepared": own}
 
-    def tokens(self, x: Tensor, grid: Grid, layer: int) -> Tensor:
+    def prepare(self, grid: Grid, device: torch.device) -> list[Any] | None:
+        """Lets each part prepare."""
+        prepared = [part.prepare(grid, device) for part, _ in self._each()]
+        return None if all(own is None for own in prepared) else prepared
+
+    def tokens(self, x: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor:
         """Applies the parts in order."""
-        for part in self._each():
-            x = part.tokens(x, grid, layer)
+        for part, more in self._each(prepared):
+            x = part.tokens(x, grid, layer, **more)
         return x
 
-    def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> tuple[Tensor, Tensor]:
+    def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Any = None) -> tuple[Tensor, Tensor]:
         """Applies the parts in order."""
-        for part in self._each():
-            q, k = part.rotate(q, k, grid, layer)
+        for part, more in self._each(prepared):
+            q, k = part.rotate(q, k, grid, layer, **more)
         return q, k
 
-    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor | None:
+    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor | None:
         """Adds the parts that have a bias."""
         total: Tensor | None = None
-        for part in self._each():
-            term = part.bias(q, k, grid, layer)
+        for part, more in self._each(prepared):
+            term = part.bias(q, k, grid, layer, **more)
             if term is not None:
                 total = term if total is None else total + term
         return total
@@ -315,11 +337,12 @@ class Sum(PositionEmbedding):
     @property
     def uses_attention(self) -> bool:
         """Whether one of the parts does."""
-        return any(part.uses_attention for part in self._each())
+        return any(part.uses_attention for part, _ in self._each())
 
-    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+    def values(self, attention: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor:
         """Adds the parts that use the attention."""
-        terms = [part.values(attention, grid, layer) for part in self._each() if part.uses_attention]
+        parts = self._each(prepared)
+        terms = [part.values(attention, grid, layer, **more) for part, more in parts if part.uses_attention]
         return torch.stack(terms).sum(dim=0) if len(terms) > 1 else terms[0]
 
 
