@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError
-from vitpos.hosts import ATTENTIONS, BLOCKS, MODELS, PositionedModel, Seam, training_grid
+from vitpos.hosts import ATTENTIONS, BLOCKS, MODELS, PositionedModel, training_grid
 from vitpos.positions.base import Geometry, PositionEmbedding, Sum, build
 from vitpos.positions.learned import Learned
+from vitpos.seam import Seam
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -3,8 +3,6 @@
 Each is a subclass of timm's class that adds no child, so all children keep their names and parameters.
 """
 
-import threading
-from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -14,72 +12,9 @@ from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from vitpos.errors import VitposError
-from vitpos.positions.base import Grid, PositionEmbedding
-
-
-class Call:
-    """One forward of a model: the scheme, its grid, and what the scheme prepared for it."""
-
-    def __init__(self, scheme: PositionEmbedding, grid: Grid, prefix: int, device: torch.device) -> None:
-        self.scheme = scheme
-        self.grid = grid
-        self.prefix = prefix
-        prepared = scheme.prepare(grid, device)
-        self.more: dict[str, Any] = {} if prepared is None else {"prepared": prepared}
-
-    def check(self, tokens: int, prefix: int) -> None:
-        """Raises a VitposError unless `tokens` are those of the grid and `prefix` more."""
-        rows, columns = self.grid
-        if tokens != rows * columns + prefix:
-            raise VitposError(
-                f"{tokens} tokens are not the {rows} x {columns} patches and {prefix} prefix tokens expected"
-            )
-
-
-class Thread(threading.local):
-    """The calls of a thread: the one whose blocks run now, and the last one whose tokens were embedded."""
-
-    now: Call | None = None
-    last: Call | None = None
-
-
-class Seam:
-    """Where blocks and attentions find the call that they belong to. A copy of the model has a seam of its own.
-
-    In a forward, the call is the one of their thread. Gradient checkpointing runs blocks again in the backward pass,
-    in another thread on some devices and perhaps after other calls; but with the very tensors of the first time.
-    """
-
-    def __init__(self) -> None:
-        self.thread = Thread()
-        self.inputs: MutableMapping[Tensor, Call] = WeakTensorKeyDictionary()
-
-    def __reduce__(self) -> tuple[type["Seam"], tuple[()]]:
-        """Copies and pickles hold no call."""
-        return Seam, ()
-
-    def call(self, x: Tensor) -> Call:
-        """Gives the call that the input of a block or of an attention belongs to.
-
-        Raises:
-            VitposError: Nothing tells which call it is.
-        """
-        compiled = torch.compiler.is_compiling()
-        again = not compiled and torch._C._current_graph_task_id() != -1
-        call = (self.inputs.get(x) or self.thread.now) if again else (self.thread.now or self.thread.last)
-        if call is None:
-            raise VitposError(
-                "a block runs again in the backward pass with another tensor, so its grid is unknown: checkpoint with "
-                "use_reentrant=False and without offloading"
-                if again
-                else "a block runs before its model embedded patches in this thread, so its grid is unknown"
-            )
-        if not compiled and not again and torch.is_grad_enabled():
-            self.inputs[x] = call
-        return call
+from vitpos.positions.base import Grid
+from vitpos.seam import Call, Seam
 
 
 def _joined(prefix: Tensor, patches: Tensor, dim: int) -> Tensor:
@@ -102,7 +37,7 @@ class PositionedBlock:
                 prefix = call.prefix
                 call.check(x.shape[1], prefix)
                 patches = x[:, prefix:]
-                changed = call.scheme.tokens(patches, call.grid, self.layer, **call.more)
+                changed = call.hook("tokens", patches, self.layer)
                 x = x if changed is patches else _joined(x[:, :prefix], changed, dim=1)
             return super().forward(x, *args, **kwargs)  # type: ignore[misc,no-any-return]
         finally:
@@ -137,14 +72,14 @@ class Positioned:
         """Computes what follows the norms of q and k; prefix tokens are not rotated and have zero bias."""
         batch, length, _ = x.shape
         call = self.seam.call(x)
-        scheme, grid, prefix, more = call.scheme, call.grid, call.prefix, call.more
+        prefix = call.prefix
         call.check(length, prefix)
         gate_layer = getattr(self, "gate", None)  # not in the oldest timm allowed
         gate = gate_layer(x).sigmoid() if gate_layer is not None else None
 
         patch_q, patch_k = q[:, :, prefix:], k[:, :, prefix:]
-        bias = scheme.bias(patch_q, patch_k, grid, self.layer, **more)
-        new_q, new_k = scheme.rotate(patch_q, patch_k, grid, self.layer, **more)
+        bias = call.hook("bias", patch_q, patch_k, self.layer)
+        new_q, new_k = call.hook("rotate", patch_q, patch_k, self.layer)
         if new_q is not patch_q:
             q = _joined(q[:, :, :prefix], new_q, dim=2)
         if new_k is not patch_k:
@@ -158,7 +93,7 @@ class Positioned:
 
         # Exported, fused attention with a bias by image has other strides than when traced, and the export fails.
         exported = bias is not None and torch.compiler.is_exporting()
-        if self.fused_attn and not scheme.uses_attention and not exported:
+        if self.fused_attn and not call.scheme.uses_attention and not exported:
             dropout = self.attn_drop.p if self.training else 0.0
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, is_causal=is_causal)
         else:
@@ -167,8 +102,8 @@ class Positioned:
             logits = logits if mask is None else logits + mask
             attention = self.attn_drop(logits.softmax(dim=-1))
             x = attention @ v
-            if scheme.uses_attention:
-                added = scheme.values(attention[:, :, prefix:, prefix:], grid, self.layer, **more)
+            if call.scheme.uses_attention:
+                added = call.hook("values", attention[:, :, prefix:, prefix:], self.layer)
                 x = _joined(x[:, :, :prefix], x[:, :, prefix:] + added, dim=2)
 
         x = self.norm(x.transpose(1, 2).reshape(batch, length, -1))
@@ -252,7 +187,7 @@ class PositionedModel:
             x = x.flatten(1, 2)
         call = self.seam.thread.last = Call(self.pos_embed, grid, self.num_prefix_tokens, x.device)
         call.check(x.shape[1], 0)
-        x = call.scheme.tokens(x, grid, 0, **call.more)
+        x = call.hook("tokens", x, 0)
         prefix = [t.expand(x.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         # Both for every scheme. timm skips the dropout without positions, and the concatenation with positions but no
         # prefix (that keeps the convolution's memory layout, 4 % slower). Either would pass for the scheme's effect.

@@ -74,8 +74,9 @@ class PositionEmbedding(nn.Module):
             device: Where the tokens are.
 
         Returns:
-            None, or what every other hook of this forward gets as the keyword argument ``prepared``. A scheme that
-            overrides this gives its hooks ``prepared: Any = None``, and computes what it needs where that is None.
+            None, or what the scheme's other hooks get in this forward as the keyword argument ``prepared``. A scheme
+            that overrides this gives its hooks ``prepared: Any = None``, and they compute what they need where it is
+            None.
         """
         return None
 
@@ -146,6 +147,12 @@ class PositionEmbedding(nn.Module):
             NotImplementedError: The scheme says that it uses the attention, and does not.
         """
         raise NotImplementedError(f"{type(self).__name__}.uses_attention is true, so it has to define values()")
+
+
+def given(scheme: PositionEmbedding, hook: str, prepared: Any) -> dict[str, Any]:
+    """Gives the keyword arguments of a hook: what the scheme prepared, if it did and has this hook of its own."""
+    own = getattr(type(scheme), hook) is not getattr(PositionEmbedding, hook)
+    return {"prepared": prepared} if own and prepared is not None else {}
 
 
 Scheme = TypeVar("Scheme", bound=type[PositionEmbedding])
@@ -301,12 +308,11 @@ class Sum(PositionEmbedding):
         super().__init__(geometry)
         self.parts = nn.ModuleList(parts)
 
-    def _each(self, prepared: Any = None) -> Iterator[tuple[PositionEmbedding, dict[str, Any]]]:
-        """Gives each part, and the keywords of its hooks."""
-        given = [None] * len(self.parts) if prepared is None else prepared
-        for part, own in zip(self.parts, given, strict=True):
+    def _each(self, hook: str = "", prepared: Any = None) -> Iterator[tuple[PositionEmbedding, dict[str, Any]]]:
+        """Gives each part, and the keyword arguments of a hook of it."""
+        for number, part in enumerate(self.parts):
             if isinstance(part, PositionEmbedding):
-                yield part, {} if own is None else {"prepared": own}
+                yield part, {} if prepared is None else given(part, hook, prepared[number])
 
     def prepare(self, grid: Grid, device: torch.device) -> list[Any] | None:
         """Lets each part prepare."""
@@ -315,20 +321,20 @@ class Sum(PositionEmbedding):
 
     def tokens(self, x: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor:
         """Applies the parts in order."""
-        for part, more in self._each(prepared):
+        for part, more in self._each("tokens", prepared):
             x = part.tokens(x, grid, layer, **more)
         return x
 
     def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Any = None) -> tuple[Tensor, Tensor]:
         """Applies the parts in order."""
-        for part, more in self._each(prepared):
+        for part, more in self._each("rotate", prepared):
             q, k = part.rotate(q, k, grid, layer, **more)
         return q, k
 
     def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor | None:
         """Adds the parts that have a bias."""
         total: Tensor | None = None
-        for part, more in self._each(prepared):
+        for part, more in self._each("bias", prepared):
             term = part.bias(q, k, grid, layer, **more)
             if term is not None:
                 total = term if total is None else total + term
@@ -341,7 +347,7 @@ class Sum(PositionEmbedding):
 
     def values(self, attention: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor:
         """Adds the parts that use the attention."""
-        parts = self._each(prepared)
+        parts = self._each("values", prepared)
         terms = [part.values(attention, grid, layer, **more) for part, more in parts if part.uses_attention]
         return torch.stack(terms).sum(dim=0) if len(terms) > 1 else terms[0]
 
