@@ -1,24 +1,22 @@
 """A timm ViT and a position scheme become one model: `attach`, `detach`, and what is refused.
 
-The classes of the model and of its attentions are exchanged for those of `vitpos.hosts`, which call the scheme's hooks.
-All children keep their names, so the keys of the backbone in the state dict stay as they were; the scheme's are
-``pos_embed.*``.
+The classes of the model, of its blocks and of their attentions are exchanged for those of `vitpos.hosts`, which call
+the scheme's hooks. All children keep their names, so the keys of the backbone in the state dict stay as they were; the
+scheme's are ``pos_embed.*``.
 """
 
 from typing import Any, TypeVar
 
 import torch
-from timm.models.eva import EvaBlock, EvaBlockPostNorm
-from timm.models.vision_transformer import Block, ResPostBlock
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError
-from vitpos.hosts import ATTENTIONS, MODELS, LayerTokens, PositionedModel, Seam
+from vitpos.hosts import ATTENTIONS, BLOCKS, MODELS, PositionedModel, training_grid
 from vitpos.positions.base import Geometry, PositionEmbedding, Sum, build
 from vitpos.positions.learned import Learned
+from vitpos.seam import Seam
 
 Model = TypeVar("Model", bound=nn.Module)
-BLOCKS = (Block, ResPostBlock, EvaBlock, EvaBlockPostNorm)  # others compute attention by themselves
 
 
 def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | None = None) -> Model:
@@ -61,7 +59,7 @@ def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | Non
     if existing == "drop" and getattr(host, "rope", None) is not None:
         host.rope, host.rope_mixed = None, False
     if positioned:
-        host.seam.scheme = host.pos_embed = built
+        host.pos_embed = built
         return model
     if table is not None and not host.no_embed_class:
         start = 0
@@ -69,16 +67,14 @@ def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | Non
             if token is not None:
                 token.data += table[:, start : start + token.shape[1]]
                 start += token.shape[1]
-    seam = Seam(built, geometry.grid, host.num_prefix_tokens)
     del host.pos_embed  # a parameter cannot be overwritten by a module
     host.pos_embed = built
-    host.seam = seam
+    host.seam = seam = Seam()
     host.__class__ = MODELS[type(model)]
     for layer, block in enumerate(host.blocks):
-        block.attn.__class__ = ATTENTIONS[type(block.attn)]
-        block.attn.seam, block.attn.layer = seam, layer
-        if layer:
-            block.register_forward_pre_hook(LayerTokens(seam, layer))
+        block.__class__, block.attn.__class__ = BLOCKS[type(block)], ATTENTIONS[type(block.attn)]
+        for part in (block, block.attn):
+            part.seam, part.layer = seam, layer
     return model
 
 
@@ -97,13 +93,11 @@ def detach(model: Model) -> Model:
     if not isinstance(model, PositionedModel):
         raise VitposError(f"{type(model).__name__} has no position scheme of vitpos to detach")
     host: Any = model
-    plain = {positioned: timms for timms, positioned in [*MODELS.items(), *ATTENTIONS.items()]}
+    plain = {positioned: timms for timms, positioned in [*MODELS.items(), *BLOCKS.items(), *ATTENTIONS.items()]}
     for block in host.blocks:
-        hooks = block._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if isinstance(hook, LayerTokens)]:
-            del hooks[key]
-        del block.attn.seam, block.attn.layer
-        block.attn.__class__ = plain[type(block.attn)]
+        for part in (block.attn, block):
+            del part.seam, part.layer
+            part.__class__ = plain[type(part)]
     del host.seam, host.pos_embed
     host.pos_embed = None
     host.__class__ = plain[type(host)]
@@ -165,7 +159,7 @@ def _geometry(model: Any) -> Geometry:
     heads = set()
     for block in model.blocks:
         for kind, part, served in (("block", block, BLOCKS), ("attention", getattr(block, "attn", None), ATTENTIONS)):
-            if type(part) not in (*served, *ATTENTIONS.values()):
+            if type(part) not in (*served, *served.values()):
                 raise VitposError(
                     f"cannot attach to {kind} {type(part).__name__}: it computes attention in a way of its own; those "
                     f"served are {', '.join(one.__name__ for one in served)}"
@@ -178,7 +172,6 @@ def _geometry(model: Any) -> Geometry:
     ((num_heads, head_dim),) = heads
     if num_heads * head_dim != model.embed_dim:
         raise VitposError(f"cannot attach: {num_heads} heads of {head_dim} are not embed_dim {model.embed_dim}")
-    grid = getattr(model.patch_embed, "grid_size", None)
-    if grid is None:
+    if getattr(model.patch_embed, "grid_size", None) is None:
         raise VitposError("cannot attach: the model's patch_embed has no grid_size; create it with an img_size")
-    return Geometry(tuple(grid), model.embed_dim, num_heads, len(model.blocks))
+    return Geometry(training_grid(model.patch_embed), model.embed_dim, num_heads, len(model.blocks))

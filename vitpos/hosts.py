@@ -9,32 +9,12 @@ import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention, AttentionRope
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
-from timm.models.eva import Eva, EvaAttention
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
-from vitpos.errors import VitposError
-from vitpos.positions.base import Grid, PositionEmbedding
-
-
-class Seam:
-    """What a model shares with its attentions: the scheme, the number of prefix tokens, and the grid of this forward.
-
-    No module, so that the scheme is in the model's tree once; one object, so that the parts of a copy share the copy's.
-    """
-
-    def __init__(self, scheme: PositionEmbedding, grid: Grid, prefix: int) -> None:
-        self.scheme = scheme
-        self.grid = grid
-        self.prefix = prefix
-
-    def check(self, tokens: int, prefix: int) -> None:
-        """Raises a VitposError unless `tokens` are those of the grid and `prefix` more."""
-        rows, columns = self.grid
-        if tokens != rows * columns + prefix:
-            raise VitposError(
-                f"{tokens} tokens are not the {rows} x {columns} patches and {prefix} prefix tokens expected"
-            )
+from vitpos.positions.base import Grid
+from vitpos.seam import Call, Seam
 
 
 def _joined(prefix: Tensor, patches: Tensor, dim: int) -> Tensor:
@@ -42,23 +22,42 @@ def _joined(prefix: Tensor, patches: Tensor, dim: int) -> Tensor:
     return torch.cat([prefix, patches], dim=dim) if prefix.shape[dim] else patches
 
 
-class LayerTokens:
-    """A hook in front of a block that hands its patch tokens to the scheme.
+class PositionedBlock:
+    """What the blocks share: the patch tokens pass through the scheme as they enter; then timm's forward."""
 
-    An object, for a closure would survive a deepcopy with the scheme of the original.
-    """
+    seam: Seam
+    layer: int
 
-    def __init__(self, seam: Seam, layer: int) -> None:
-        self.seam = seam
-        self.layer = layer
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Computes timm's forward of what the scheme makes of the tokens."""
+        thread, call = self.seam.thread, self.seam.call(x)
+        before, thread.now = thread.now, call  # for the attention, also where this runs again
+        try:
+            if self.layer:  # the tokens of layer 0 are changed by the model
+                prefix = call.prefix
+                call.check(x.shape[1], prefix)
+                patches = x[:, prefix:]
+                changed = call.hook("tokens", patches, self.layer)
+                x = x if changed is patches else _joined(x[:, :prefix], changed, dim=1)
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc,no-any-return]
+        finally:
+            thread.now = before
 
-    def __call__(self, block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Gives the changed inputs of the block, or None."""
-        x, prefix = inputs[0], self.seam.prefix
-        self.seam.check(x.shape[1], prefix)
-        patches = x[:, prefix:]
-        changed = self.seam.scheme.tokens(patches, self.seam.grid, self.layer)
-        return None if changed is patches else (_joined(x[:, :prefix], changed, dim=1), *inputs[1:])
+
+class PositionedViTBlock(PositionedBlock, Block):
+    """timm's block of the ViT with a scheme."""
+
+
+class PositionedResPostBlock(PositionedBlock, ResPostBlock):
+    """timm's block with norms after attention and MLP, with a scheme."""
+
+
+class PositionedEvaBlock(PositionedBlock, EvaBlock):
+    """timm's block of ``Eva`` with a scheme."""
+
+
+class PositionedEvaBlockPostNorm(PositionedBlock, EvaBlockPostNorm):
+    """timm's block of ``Eva(use_post_norm=True)`` with a scheme."""
 
 
 class Positioned:
@@ -72,14 +71,15 @@ class Positioned:
     ) -> Tensor:
         """Computes what follows the norms of q and k; prefix tokens are not rotated and have zero bias."""
         batch, length, _ = x.shape
-        seam, prefix = self.seam, self.seam.prefix
-        seam.check(length, prefix)
+        call = self.seam.call(x)
+        prefix = call.prefix
+        call.check(length, prefix)
         gate_layer = getattr(self, "gate", None)  # not in the oldest timm allowed
         gate = gate_layer(x).sigmoid() if gate_layer is not None else None
 
         patch_q, patch_k = q[:, :, prefix:], k[:, :, prefix:]
-        bias = seam.scheme.bias(patch_q, patch_k, seam.grid, self.layer)
-        new_q, new_k = seam.scheme.rotate(patch_q, patch_k, seam.grid, self.layer)
+        bias = call.hook("bias", patch_q, patch_k, self.layer)
+        new_q, new_k = call.hook("rotate", patch_q, patch_k, self.layer)
         if new_q is not patch_q:
             q = _joined(q[:, :, :prefix], new_q, dim=2)
         if new_k is not patch_k:
@@ -93,7 +93,7 @@ class Positioned:
 
         # Exported, fused attention with a bias by image has other strides than when traced, and the export fails.
         exported = bias is not None and torch.compiler.is_exporting()
-        if self.fused_attn and not seam.scheme.uses_attention and not exported:
+        if self.fused_attn and not call.scheme.uses_attention and not exported:
             dropout = self.attn_drop.p if self.training else 0.0
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, is_causal=is_causal)
         else:
@@ -101,16 +101,16 @@ class Positioned:
             mask = _mask(None, attn_mask, is_causal, like=logits)
             logits = logits if mask is None else logits + mask
             attention = logits.softmax(dim=-1)
-            if seam.scheme.uses_attention:
+            if call.scheme.uses_attention:
                 patches = attention[:, :, prefix:, prefix:]
-                weights = seam.scheme.weights(patches, seam.grid, self.layer)
+                weights = call.hook("weights", patches, self.layer)
                 if weights is not patches:
                     weights = _joined(attention[:, :, prefix:, :prefix], weights, dim=3)
                     attention = _joined(attention[:, :, :prefix], weights, dim=2)
             attention = self.attn_drop(attention)
             x = attention @ v
-            if seam.scheme.uses_attention:
-                added = seam.scheme.values(attention[:, :, prefix:, prefix:], seam.grid, self.layer)
+            if call.scheme.uses_attention:
+                added = call.hook("values", attention[:, :, prefix:, prefix:], self.layer)
                 x = x if added is None else _joined(x[:, :, :prefix], x[:, :, prefix:] + added, dim=2)
 
         x = self.norm(x.transpose(1, 2).reshape(batch, length, -1))
@@ -163,7 +163,7 @@ class PositionedRopeAttention(Positioned):
             q, k, v = (t.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for t in projected)
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
-            prefix = self.seam.prefix
+            prefix = self.seam.call(x).prefix
             q, k = (
                 _joined(t[:, :, :prefix], apply_rot_embed_cat(t[:, :, prefix:], rope, half=self.rotate_half), dim=2)
                 for t in (q, k)
@@ -186,23 +186,37 @@ class PositionedModel:
     seam: Seam
     pos_embed: Any  # the PositionEmbedding; timm declares a parameter
 
-    def _positions(self: Any, x: Tensor) -> Tensor:
-        """Adds positions to the patch tokens, then puts the prefix tokens in front."""
-        grid = self.patch_embed.grid_size
+    def _positions(self: Any, x: Tensor) -> tuple[Tensor, Grid]:
+        """Begins a call: adds positions to the patch tokens, puts the prefix tokens in front, and gives the grid."""
+        grid = training_grid(self.patch_embed)
         if x.dim() == 4:  # dynamic_img_size leaves the map as it is
             grid = (x.shape[1], x.shape[2])
             x = x.flatten(1, 2)
-        if self.grad_checkpointing and self.training and grid != self.seam.grid and torch.is_grad_enabled():
-            # The backward pass computes the blocks again, and would do so with the grid of the latest forward.
-            raise VitposError(f"gradient checkpointing needs one grid: {grid} comes after {self.seam.grid}")
-        self.seam.grid = grid
-        self.seam.check(x.shape[1], 0)
-        x = self.seam.scheme.tokens(x, grid, 0)
+        call = self.seam.thread.last = Call(self.pos_embed, grid, self.num_prefix_tokens, x.device)
+        call.check(x.shape[1], 0)
+        x = call.hook("tokens", x, 0)
         prefix = [t.expand(x.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         # Both for every scheme. timm skips the dropout without positions, and the concatenation with positions but no
         # prefix (that keeps the convolution's memory layout, 4 % slower). Either would pass for the scheme's effect.
-        x = self.pos_drop(torch.cat([*prefix, x], dim=1))
-        return x
+        return self.pos_drop(torch.cat([*prefix, x], dim=1)), grid
+
+    def forward_features(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes timm's forward, as a call of its own."""
+        thread = self.seam.thread
+        before = thread.last
+        try:
+            return super().forward_features(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            thread.last = before
+
+    def forward_intermediates(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes timm's forward, as a call of its own."""
+        thread = self.seam.thread
+        before = thread.last
+        try:
+            return super().forward_intermediates(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            thread.last = before
 
     def _without_scheme(self: Any, method: str, *args: Any, **kwargs: Any) -> None:
         """Calls a method of timm that would take ``pos_embed`` for its own parameter."""
@@ -235,7 +249,7 @@ class PositionedVisionTransformer(PositionedModel, VisionTransformer):
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         """Adds positions and puts the prefix tokens in front."""
-        return self._positions(x)
+        return self._positions(x)[0]
 
 
 class PositionedEva(PositionedModel, Eva):
@@ -245,16 +259,30 @@ class PositionedEva(PositionedModel, Eva):
 
     def _pos_embed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Adds positions and puts the prefix tokens in front; rotary positions of the model's own go to its blocks."""
-        x = self._positions(x)
+        x, grid = self._positions(x)
         if self.rope is None:
             return x, None
-        fixed = not self.dynamic_img_size and hasattr(
-            self.rope, "feat_shape"
-        )  # as timm: the size is then the rope's own
-        return x, self.rope.get_embed() if fixed else self.rope.get_embed(shape=self.seam.grid)
+        # As timm: the size is then the rope's own.
+        fixed = not self.dynamic_img_size and hasattr(self.rope, "feat_shape")
+        return x, self.rope.get_embed() if fixed else self.rope.get_embed(shape=grid)
+
+
+def training_grid(patch_embed: Any) -> Grid:
+    """Gives the grid of images of the model's own size; with ``dynamic_img_pad`` they are padded first."""
+    if getattr(patch_embed, "dynamic_img_pad", False):
+        rows, columns = patch_embed.dynamic_feat_size(patch_embed.img_size)
+        return rows, columns
+    rows, columns = patch_embed.grid_size
+    return rows, columns
 
 
 MODELS: dict[type[nn.Module], type[nn.Module]] = {VisionTransformer: PositionedVisionTransformer, Eva: PositionedEva}
+BLOCKS: dict[type[nn.Module], type[nn.Module]] = {
+    Block: PositionedViTBlock,
+    ResPostBlock: PositionedResPostBlock,
+    EvaBlock: PositionedEvaBlock,
+    EvaBlockPostNorm: PositionedEvaBlockPostNorm,
+}
 ATTENTIONS: dict[type[nn.Module], type[nn.Module]] = {
     Attention: PositionedAttention,
     EvaAttention: PositionedEvaAttention,

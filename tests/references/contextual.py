@@ -4,6 +4,7 @@ import math
 
 import torch
 from self_attention_cv.pos_embeddings.relative_embeddings_2D import RelPosEmb2D
+from timm.models.vision_transformer_sam import get_decomposed_rel_pos_bias
 
 from references import Pairs, reference
 from vitpos.positions import Geometry, build
@@ -84,6 +85,20 @@ def shaw_2d_of_self_attention_cv() -> Pairs:
             theirs.append(module(q) / math.sqrt(DIM))
         rows = theirs[0].reshape(BATCH, HEADS, side, side, side, side).permute(0, 1, 3, 2, 5, 4)
         yield scheme.bias(q, q, (side, side), 0), rows.reshape(theirs[1].shape) + theirs[1]
+
+
+@reference("shaw_2d", "timm SAM get_decomposed_rel_pos_bias", 1e-5)  # float32, of sums of 5 products of up to 10
+def shaw_2d_of_timm() -> Pairs:
+    # SAM, ViTDet and MViTv2 do not scale this product. Another grid needs clipping, where they would interpolate.
+    for home in [(4, 3), (3, 4), (14, 14), (1, 6)]:
+        scheme = build("shaw_2d", Geometry(home, HEADS * DIM, HEADS, DEPTH))
+        q = torch.randn(BATCH, HEADS, home[0] * home[1], DIM)
+        for layer in range(DEPTH):
+            vectors = scheme.tables["k"][layer, :, 0].detach()
+            rows, columns = vectors.split([2 * home[0] - 1, 2 * home[1] - 1])
+            # Offsets are query minus key there.
+            theirs = get_decomposed_rel_pos_bias(q.flatten(0, 1), rows.flip(0), columns.flip(0), home, home)
+            yield scheme.bias(q, q, home, layer).detach() * math.sqrt(DIM), theirs.unflatten(0, (BATCH, HEADS))
 
 
 def bucket(x, beta):

@@ -2,10 +2,11 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError, unknown
@@ -64,6 +65,20 @@ class PositionEmbedding(nn.Module):
         """Makes the scheme for a host of this geometry."""
         super().__init__()
         self.geometry = geometry
+
+    def prepare(self, grid: Grid, device: torch.device) -> Any:
+        """Computes what the hooks of one forward share, once for all blocks; called before the other hooks.
+
+        Args:
+            grid: Rows and columns of this batch.
+            device: Where the tokens are.
+
+        Returns:
+            None, or what the scheme's other hooks get in this forward as the keyword argument ``prepared``. A scheme
+            that overrides this gives its hooks ``prepared: Any = None``, and they compute what they need where it is
+            None.
+        """
+        return None
 
     def tokens(self, x: Tensor, grid: Grid, layer: int) -> Tensor:
         """Changes the patch tokens as they enter block `layer` (absolute and conditional schemes).
@@ -146,6 +161,12 @@ class PositionEmbedding(nn.Module):
             None, or (B, heads, N, head_dim), in the dtype of `attention`.
         """
         return None
+
+
+def given(scheme: PositionEmbedding, hook: str, prepared: Any) -> dict[str, Any]:
+    """Gives the keyword arguments of a hook: what the scheme prepared, if it did and has this hook of its own."""
+    own = getattr(type(scheme), hook) is not getattr(PositionEmbedding, hook)
+    return {"prepared": prepared} if own and prepared is not None else {}
 
 
 Scheme = TypeVar("Scheme", bound=type[PositionEmbedding])
@@ -301,26 +322,34 @@ class Sum(PositionEmbedding):
         super().__init__(geometry)
         self.parts = nn.ModuleList(parts)
 
-    def _each(self) -> list[PositionEmbedding]:
-        return [part for part in self.parts if isinstance(part, PositionEmbedding)]
+    def _each(self, hook: str = "", prepared: Any = None) -> Iterator[tuple[PositionEmbedding, dict[str, Any]]]:
+        """Gives each part, and the keyword arguments of a hook of it."""
+        for number, part in enumerate(self.parts):
+            if isinstance(part, PositionEmbedding):
+                yield part, {} if prepared is None else given(part, hook, prepared[number])
 
-    def tokens(self, x: Tensor, grid: Grid, layer: int) -> Tensor:
+    def prepare(self, grid: Grid, device: torch.device) -> list[Any] | None:
+        """Lets each part prepare."""
+        prepared = [part.prepare(grid, device) for part, _ in self._each()]
+        return None if all(own is None for own in prepared) else prepared
+
+    def tokens(self, x: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor:
         """Applies the parts in order."""
-        for part in self._each():
-            x = part.tokens(x, grid, layer)
+        for part, more in self._each("tokens", prepared):
+            x = part.tokens(x, grid, layer, **more)
         return x
 
-    def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> tuple[Tensor, Tensor]:
+    def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Any = None) -> tuple[Tensor, Tensor]:
         """Applies the parts in order."""
-        for part in self._each():
-            q, k = part.rotate(q, k, grid, layer)
+        for part, more in self._each("rotate", prepared):
+            q, k = part.rotate(q, k, grid, layer, **more)
         return q, k
 
-    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor | None:
+    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor | None:
         """Adds the parts that have a bias."""
         total: Tensor | None = None
-        for part in self._each():
-            term = part.bias(q, k, grid, layer)
+        for part, more in self._each("bias", prepared):
+            term = part.bias(q, k, grid, layer, **more)
             if term is not None:
                 total = term if total is None else total + term
         return total
@@ -328,19 +357,19 @@ class Sum(PositionEmbedding):
     @property
     def uses_attention(self) -> bool:
         """Whether one of the parts does."""
-        return any(part.uses_attention for part in self._each())
+        return any(part.uses_attention for part, _ in self._each())
 
-    def weights(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+    def weights(self, attention: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor:
         """Applies the parts in order."""
-        for part in self._each():
-            attention = part.weights(attention, grid, layer) if part.uses_attention else attention
+        for part, more in self._each("weights", prepared):
+            attention = part.weights(attention, grid, layer, **more) if part.uses_attention else attention
         return attention
 
-    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor | None:
+    def values(self, attention: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor | None:
         """Adds the parts that use the attention."""
         total: Tensor | None = None
-        for part in self._each():
-            term = part.values(attention, grid, layer) if part.uses_attention else None
+        for part, more in self._each("values", prepared):
+            term = part.values(attention, grid, layer, **more) if part.uses_attention else None
             if term is not None:
                 total = term if total is None else total + term
         return total
