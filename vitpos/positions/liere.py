@@ -15,8 +15,8 @@ class Rotations(PositionEmbedding, ABC):
     """What the schemes share: queries and keys are multiplied by ``R = expm(y A_row + x A_column)`` at (y, x).
 
     The generators A are skew-symmetric, so R is a rotation, of `block_size` channels together. Each head has its own,
-    and so has each block of the host, unless they are shared. R(p)^T R(q) is R(q - p) only where the generators
-    commute. All exponentials of a forward are computed at once, since that is faster.
+    and so has each block of the host, unless they are shared: then the exponentials are computed once a forward.
+    R(p)^T R(q) is R(q - p) only where the generators commute.
     """
 
     def __init__(
@@ -55,11 +55,15 @@ class Rotations(PositionEmbedding, ABC):
     def coordinates(self, side: int, home: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Gives the coordinates along an axis of `side` patches, of which the training grid has `home`, (side,)."""
 
-    def prepare(self, grid: Grid, device: torch.device) -> Tensor:
-        """Computes the rotations of a grid's patches, in at least float32.
+    def prepare(self, grid: Grid, device: torch.device) -> Tensor | None:
+        """Computes the rotations that all blocks share; those of each block are not faster all at once."""
+        return self.rotations(grid, 0, device) if self.shared else None
+
+    def rotations(self, grid: Grid, layer: int, device: torch.device) -> Tensor:
+        """Computes the rotations of a grid's patches in a block.
 
         Returns:
-            (layers, heads, blocks, rows * columns, block_size, block_size), with a single layer where they are shared.
+            (heads, blocks, rows * columns, block_size, block_size), in at least float32.
         """
         size = self.block_size
         exact = torch.promote_types(self.generators.dtype, torch.float32)
@@ -68,7 +72,7 @@ class Rotations(PositionEmbedding, ABC):
         )
         position = torch.stack([row.repeat_interleave(grid[1]), column.repeat(grid[0])])
         with torch.autocast(device.type, enabled=False):
-            entries = torch.einsum("an,alhbe->lhbne", position, self.entries(exact))
+            entries = torch.einsum("an,ahbe->hbne", position, self.entries(exact)[:, 0 if self.shared else layer])
             above, below = torch.triu_indices(size, size, 1, device=device)
             upper = entries.new_zeros(*entries.shape[:-1], size, size)
             upper[..., above, below] = entries
@@ -76,8 +80,7 @@ class Rotations(PositionEmbedding, ABC):
 
     def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Any = None) -> tuple[Tensor, Tensor]:
         """Multiplies queries and keys by the rotations."""
-        rotations = self.prepare(grid, q.device) if prepared is None else prepared
-        rotations = rotations[0 if self.shared else layer].to(q.dtype)
+        rotations = (self.rotations(grid, layer, q.device) if prepared is None else prepared).to(q.dtype)
         q, k = (
             torch.einsum("hbnij,zhnbj->zhnbi", rotations, torch.unflatten(x, -1, (-1, self.block_size))).flatten(-2)
             for x in (q, k)
