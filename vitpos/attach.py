@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from vitpos.errors import VitposError
 from vitpos.hosts import ATTENTIONS, BLOCKS, MODELS, PositionedModel, training_grid
-from vitpos.positions.base import Geometry, PositionEmbedding, Sum, build
+from vitpos.positions.base import Geometry, PositionEmbedding, Sum, build, parts
 from vitpos.positions.learned import Learned
+from vitpos.positions.record import label
 from vitpos.seam import Seam
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -54,10 +55,12 @@ def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | Non
         if existing == "keep":
             kept = _parts(host.pos_embed) if positioned else [] if table is None else [_learned(geometry, table)]
             built = _sum(geometry, kept, _parts(built))
+    label(built)
     weight = next(model.parameters())
     built.to(device=weight.device, dtype=weight.dtype).train(model.training)
     if existing == "drop" and getattr(host, "rope", None) is not None:
         host.rope, host.rope_mixed = None, False
+    _describe(host, scheme if isinstance(scheme, str) and not positioned else built.text, existing)
     if positioned:
         host.pos_embed = built
         return model
@@ -101,7 +104,29 @@ def detach(model: Model) -> Model:
     del host.seam, host.pos_embed
     host.pos_embed = None
     host.__class__ = plain[type(host)]
+    _describe(host, None, None)
     return model
+
+
+def _describe(host: Any, position: str | None, existing: str | None) -> None:
+    """Says in a model of ``timm.create_model`` how it is created again: what ``timm.models.save_for_hf`` writes."""
+    if not isinstance(config := getattr(host, "pretrained_cfg", None), dict):
+        return
+    args = dict(getattr(host, "_model_args", {}))
+    base = args.pop("base", config.get("architecture"))
+    if "position" in args and "base" not in host._model_args:  # a small ViT of vitpos takes it as its own option
+        args["position"] = position or "none"
+    elif position is None:
+        args.pop("position", None)
+        args.pop("existing", None)
+        config = {**config, "architecture": base}
+    else:
+        before = args.pop("existing", None)
+        existing = "drop" if "drop" in (before, existing) else existing or before
+        args.update({"existing": existing} if existing else {})
+        args.update(base=base, position=position)
+        config = {**config, "architecture": "vitpos"}
+    host._model_args, host.pretrained_cfg, host.default_cfg = args, config, config
 
 
 def _decided(host: Any, existing: str | None) -> None:
@@ -125,9 +150,7 @@ def _decided(host: Any, existing: str | None) -> None:
 
 def _parts(scheme: PositionEmbedding) -> list[PositionEmbedding]:
     """Lists the terms of a sum; ``none`` has no term."""
-    if isinstance(scheme, Sum):
-        return [part for part in scheme.parts if isinstance(part, PositionEmbedding)]
-    return [] if type(scheme) is PositionEmbedding else [scheme]
+    return [part for part in parts(scheme) if type(part) is not PositionEmbedding]
 
 
 def _learned(geometry: Geometry, table: Tensor) -> PositionEmbedding:

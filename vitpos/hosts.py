@@ -13,7 +13,8 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
-from vitpos.positions.base import Grid
+from vitpos.positions.base import Grid, PositionEmbedding
+from vitpos.positions.record import accept
 from vitpos.seam import Call, Seam
 
 
@@ -219,6 +220,12 @@ class PositionedModel:
             getattr(super(), method)(*args, **kwargs)
         finally:
             self.pos_embed = scheme
+
+    def _load_from_state_dict(self: Any, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Makes the state dict fit the scheme, before anything is loaded."""
+        if isinstance(self.pos_embed, PositionEmbedding):  # and not a wrapper of somebody's
+            accept(self.pos_embed, state_dict, f"{prefix}pos_embed.")
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
 
     def init_weights(self, *args: Any, **kwargs: Any) -> None:
         """Draws all weights anew, those of the scheme last."""

@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, Self, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -60,11 +60,43 @@ class PositionEmbedding(nn.Module):
 
     scheme = "none"
     by_offset = True
+    given: dict[str, object]
+
+    def __new__(cls, *args: object, **given: object) -> Self:
+        """Notes the options."""
+        scheme = super().__new__(cls)
+        scheme.__dict__["given"] = given
+        return scheme
 
     def __init__(self, geometry: Geometry) -> None:
         """Makes the scheme for a host of this geometry."""
         super().__init__()
         self.geometry = geometry
+
+    @property
+    def text(self) -> str:
+        """The text that names the scheme, with the options that are not at their defaults, sorted."""
+        usual = {option.name: option.default for option in _options(type(self))}
+        own = [f"{name}={value!r}" for name, value in sorted(self.given.items()) if value != usual[name]]
+        return f"{self.scheme}({', '.join(own)})" if own else self.scheme
+
+    def extra_repr(self) -> str:
+        """Gives text and training grid."""
+        return f"{self.text!r}, grid={self.geometry.grid}"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of a table of all positions, which timm's filter of checkpoints asks ``pos_embed`` for."""
+        return 1, self.geometry.grid[0] * self.geometry.grid[1], self.geometry.embed_dim
+
+    def resized(self, grid: Grid) -> dict[str, Tensor] | None:
+        """Gives the state dict of the same scheme, with this grid as that of training, and the same function there.
+
+        Returns:
+            The entries that are others; None where there is no such state dict, or the scheme knows none: then a model
+            that loads the state dict on another grid keeps this scheme's training grid.
+        """
+        return None
 
     def prepare(self, grid: Grid, device: torch.device) -> Any:
         """Computes what the hooks of one forward share, once for all blocks; called before the other hooks.
@@ -151,7 +183,7 @@ class PositionEmbedding(nn.Module):
 
 def given(scheme: PositionEmbedding, hook: str, prepared: Any) -> dict[str, Any]:
     """Gives the keyword arguments of a hook: what the scheme prepared, if it did and has this hook of its own."""
-    own = getattr(type(scheme), hook) is not getattr(PositionEmbedding, hook)
+    own = getattr(getattr(scheme, hook), "__func__", None) is not getattr(PositionEmbedding, hook)
     return {"prepared": prepared} if own and prepared is not None else {}
 
 
@@ -196,7 +228,7 @@ def _serviceable(name: str, cls: object) -> type[PositionEmbedding]:
     """Raises a VitposError where no text could build the class; else returns it."""
     if not _is_scheme(cls):
         raise VitposError(f"position scheme {name!r}: {cls!r} is not a class of vitpos.PositionEmbedding")
-    for option in list(inspect.signature(cls).parameters.values())[1:]:
+    for option in _options(cls):
         if option.kind is not option.KEYWORD_ONLY or option.default is option.empty:
             raise VitposError(f"position scheme {name!r}: option {option.name!r} must be keyword-only with a default")
     return cls
@@ -255,7 +287,12 @@ def options(name: str) -> dict[str, object]:
     Raises:
         VitposError: As for `find`.
     """
-    return {p.name: p.default for p in list(inspect.signature(find(name)).parameters.values())[1:]}
+    return {option.name: option.default for option in _options(find(name))}
+
+
+def _options(cls: type[PositionEmbedding]) -> list[inspect.Parameter]:
+    """Lists the arguments of a constructor besides the geometry."""
+    return list(inspect.signature(cls.__init__).parameters.values())[2:]  # of the class it may be that of __new__
 
 
 def build(scheme: str | PositionEmbedding, geometry: Geometry) -> PositionEmbedding:
@@ -308,6 +345,11 @@ class Sum(PositionEmbedding):
         super().__init__(geometry)
         self.parts = nn.ModuleList(parts)
 
+    @property
+    def text(self) -> str:
+        """The texts of the parts."""
+        return "+".join(part.text for part, _ in self._each())
+
     def _each(self, hook: str = "", prepared: Any = None) -> Iterator[tuple[PositionEmbedding, dict[str, Any]]]:
         """Gives each part, and the keyword arguments of a hook of it."""
         for number, part in enumerate(self.parts):
@@ -350,6 +392,11 @@ class Sum(PositionEmbedding):
         parts = self._each("values", prepared)
         terms = [part.values(attention, grid, layer, **more) for part, more in parts if part.uses_attention]
         return torch.stack(terms).sum(dim=0) if len(terms) > 1 else terms[0]
+
+
+def parts(scheme: PositionEmbedding) -> list[PositionEmbedding]:
+    """Lists the parts of a sum; any other scheme is its only part."""
+    return [p for p in scheme.parts if isinstance(p, PositionEmbedding)] if isinstance(scheme, Sum) else [scheme]
 
 
 def positive(scheme: str, option: str, value: object) -> float:

@@ -210,6 +210,14 @@ class Shaw2D(Contextual):
         """Clips the offsets and counts them from 0."""
         return offsets.clamp(-self.far[axis], self.far[axis]) + self.far[axis]
 
+    def resized(self, grid: Grid) -> dict[str, Tensor]:
+        """Gives the vectors of the offsets of `grid`; with `clip` they are the same ones."""
+        if self.given.get("clip") is not None:
+            return {}
+        row, column = (self.numbers(torch.arange(1 - side, side), axis) for axis, side in enumerate(grid))
+        index = torch.cat([row, column + self.sizes[0]])
+        return {f"tables.{part}": table[:, index.to(table.device)] for part, table in self.tables.items()}
+
 
 @register("irpe")
 class IRPE(Contextual):

@@ -84,6 +84,10 @@ class Learned(Absolute):
             return own
         return _resized(own.reshape(1, *self.geometry.grid, -1), grid).flatten(1, 2)
 
+    def resized(self, grid: Grid) -> dict[str, Tensor]:
+        """Gives the tables, resized to `grid`."""
+        return {"table": torch.cat([self.vectors(grid, table, self.table.device) for table in range(self.tables)])}
+
 
 @register("learned_axial")
 class LearnedAxial(Absolute):
@@ -128,6 +132,11 @@ class LearnedAxial(Absolute):
         if grid != self.geometry.grid:
             row, column = _resized(row, (grid[0], 1)), _resized(column, (1, grid[1]))
         return (row + column).flatten(1, 2)
+
+    def resized(self, grid: Grid) -> dict[str, Tensor]:
+        """Gives the vectors, resized to `grid`."""
+        rows, columns = _resized(self.rows[:, :, None], (grid[0], 1)), _resized(self.columns[:, None], (1, grid[1]))
+        return {"rows": rows.flatten(1, 2), "columns": columns.flatten(1, 2)}
 
 
 def _resized(table: Tensor, grid: Grid) -> Tensor:

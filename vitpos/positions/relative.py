@@ -101,6 +101,11 @@ class TableBias(RelativeBias):
         with torch.autocast(device.type, enabled=False):
             return torch.einsum("ry,cx,yxh->rch", rows, columns, maps).flatten(0, 1)
 
+    def resized(self, grid: Grid) -> dict[str, Tensor]:
+        """Gives the tables, resized to `grid`."""
+        layers = range(len(self.table))
+        return {"table": torch.stack([self.numbers(grid, layer, self.table.device) for layer in layers])}
+
 
 @register("log_cpb")
 class LogCPB(RelativeBias):
