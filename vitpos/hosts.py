@@ -101,11 +101,18 @@ class Positioned:
             logits = (q * self.scale) @ k.transpose(-2, -1)
             mask = _mask(None, attn_mask, is_causal, like=logits)
             logits = logits if mask is None else logits + mask
-            attention = self.attn_drop(logits.softmax(dim=-1))
+            attention = logits.softmax(dim=-1)
+            if call.scheme.uses_attention:
+                patches = attention[:, :, prefix:, prefix:]
+                weights = call.hook("weights", patches, self.layer)
+                if weights is not patches:
+                    weights = _joined(attention[:, :, prefix:, :prefix], weights, dim=3)
+                    attention = _joined(attention[:, :, :prefix], weights, dim=2)
+            attention = self.attn_drop(attention)
             x = attention @ v
             if call.scheme.uses_attention:
                 added = call.hook("values", attention[:, :, prefix:, prefix:], self.layer)
-                x = _joined(x[:, :, :prefix], x[:, :, prefix:] + added, dim=2)
+                x = x if added is None else _joined(x[:, :, :prefix], x[:, :, prefix:] + added, dim=2)
 
         x = self.norm(x.transpose(1, 2).reshape(batch, length, -1))
         x = x if gate is None else x * gate

@@ -124,6 +124,15 @@ class PlaceInTheValues(Distance):
         return weights.sum(-1, keepdim=True).expand(*attention.shape[:-1], 12)
 
 
+class IdleAttention(PositionEmbedding):
+    uses_attention = True
+
+
+class WeightsOfAnotherSum(IdleAttention):
+    def weights(self, attention, grid, layer):
+        return attention.softmax(-1)
+
+
 class AnglesInHalf(PositionEmbedding):
     def tokens(self, x, grid, layer):
         return x + torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[:, None].sin()
@@ -313,7 +322,9 @@ FAULTS = [
     (hooks.shapes, WrongAxes, r"bias: shape \(4, 1, 24, 24\) is none of \(\(4, 24, 24\), \(3, 4, 24, 24\)\)"),
     (hooks.untouched, CopiesForNothing, "layer 0: tokens are an equal copy"),
     (hooks.by_offset, LooksAtTheEdge, "grid 4 x 6, layer 0: the same offset elsewhere differs by 0.9"),
-    (hooks.by_offset, HidesTheEdge, r"the same offset elsewhere differs by 9.+e\+03, allowed is 1e-06"),
+    (hooks.shapes, IdleAttention, "uses_attention is true, but no weights or values"),
+    (hooks.shapes, WeightsOfAnotherSum, "sums of rows of weights: they differ by 0.5"),
+    (hooks.by_offset, HidesTheEdge, r"the same offset elsewhere differs by 9.+e\+03, allowed is 5e-06"),
     (hooks.by_offset, SwapsTheAxes, "the same offset elsewhere differs by"),
     (hooks.by_offset, TheSameEverywhere, "all offsets are treated the same"),
     (hooks.by_offset, DeclaresForNothing, "by_offset is False, but the same offset elsewhere differs by"),

@@ -46,13 +46,13 @@ _KINDS = {
     "rope_1d": ("#882255", "v"),
     "rope_mixed": ("#A5170E", "o"),
     "rope_dinov3": ("#EE3377", "<"),
+    "rope_golden": ("#CC3311", "P"),
     "liere": ("#999933", "D"),
+    "comrope": ("#EE7733", "p"),
+    "gpsa": ("#004488", "s"),
     "cpe": ("#72190E", "<"),
 }
 _SPARE = (  # for sums and for schemes of others
-    ("#CC3311", "P"),
-    ("#004488", "s"),
-    ("#EE7733", "p"),
     ("#994455", "D"),
     ("#228833", "s"),
     ("#AA6F9E", "P"),

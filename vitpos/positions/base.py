@@ -158,10 +158,27 @@ class PositionEmbedding(nn.Module):
 
     @property
     def uses_attention(self) -> bool:
-        """Whether `values` is to be called. It rules out fused attention, which never holds the weights."""
+        """Whether `weights` and `values` are called. It rules out fused attention, which never holds the weights."""
         return False
 
-    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+    def weights(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+        """Changes the attention weights of block `layer` (schemes that act after the softmax).
+
+        Called only where `uses_attention` is true.
+
+        Args:
+            attention: Weights of the patch tokens among themselves, (B, heads, N, N), after softmax, before dropout.
+                With prefix tokens the rows do not sum to 1: some of a patch's attention goes to them. What the scheme
+                returns has to have the same sums.
+            grid: Rows and columns of this batch.
+            layer: Index of the block, from 0.
+
+        Returns:
+            The weights, same shape and dtype; the same object where nothing is done.
+        """
+        return attention
+
+    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor | None:
         """Gives what is added to each head's output in block `layer` (contextual schemes that act on the values).
 
         Called only where `uses_attention` is true.
@@ -173,12 +190,9 @@ class PositionEmbedding(nn.Module):
             layer: Index of the block, from 0.
 
         Returns:
-            (B, heads, N, head_dim), in the dtype of `attention`.
-
-        Raises:
-            NotImplementedError: The scheme says that it uses the attention, and does not.
+            None, or (B, heads, N, head_dim), in the dtype of `attention`.
         """
-        raise NotImplementedError(f"{type(self).__name__}.uses_attention is true, so it has to define values()")
+        return None
 
 
 def given(scheme: PositionEmbedding, hook: str, prepared: Any) -> dict[str, Any]:
@@ -387,11 +401,20 @@ class Sum(PositionEmbedding):
         """Whether one of the parts does."""
         return any(part.uses_attention for part, _ in self._each())
 
-    def values(self, attention: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor:
+    def weights(self, attention: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor:
+        """Applies the parts in order."""
+        for part, more in self._each("weights", prepared):
+            attention = part.weights(attention, grid, layer, **more) if part.uses_attention else attention
+        return attention
+
+    def values(self, attention: Tensor, grid: Grid, layer: int, prepared: Any = None) -> Tensor | None:
         """Adds the parts that use the attention."""
-        parts = self._each("values", prepared)
-        terms = [part.values(attention, grid, layer, **more) for part, more in parts if part.uses_attention]
-        return torch.stack(terms).sum(dim=0) if len(terms) > 1 else terms[0]
+        total: Tensor | None = None
+        for part, more in self._each("values", prepared):
+            term = part.values(attention, grid, layer, **more) if part.uses_attention else None
+            if term is not None:
+                total = term if total is None else total + term
+        return total
 
 
 def parts(scheme: PositionEmbedding) -> list[PositionEmbedding]:
