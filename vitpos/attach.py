@@ -7,12 +7,11 @@ scheme's are ``pos_embed.*``.
 
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError
 from vitpos.hosts import ATTENTIONS, BLOCKS, MODELS, PositionedModel, training_grid
-from vitpos.positions.base import Geometry, PositionEmbedding, Sum, build, parts
+from vitpos.positions.base import Geometry, PositionEmbedding, Sum, apart, build, parts
 from vitpos.positions.learned import Learned
 from vitpos.positions.record import label
 from vitpos.seam import Seam
@@ -48,9 +47,9 @@ def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | Non
     geometry = _geometry(model)
     host: Any = model
     positioned = isinstance(model, PositionedModel)
-    table = host.pos_embed.detach() if isinstance(host.pos_embed, nn.Parameter) else None
+    table = host.pos_embed if isinstance(host.pos_embed, nn.Parameter) else None
     _decided(host, existing)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with apart():
         built = build(scheme, geometry)
         if existing == "keep":
             kept = _parts(host.pos_embed) if positioned else [] if table is None else [_learned(geometry, table)]
@@ -68,7 +67,7 @@ def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | Non
         start = 0
         for token in (host.cls_token, host.reg_token):
             if token is not None:
-                token.data += table[:, start : start + token.shape[1]]
+                token.data += table.data[:, start : start + token.shape[1]]
                 start += token.shape[1]
     del host.pos_embed  # a parameter cannot be overwritten by a module
     host.pos_embed = built
@@ -156,7 +155,8 @@ def _parts(scheme: PositionEmbedding) -> list[PositionEmbedding]:
 def _learned(geometry: Geometry, table: Tensor) -> PositionEmbedding:
     """Makes the scheme of a table of timm's, (1, rows * columns, embed_dim), prefix tokens in front or not."""
     scheme = Learned(geometry)
-    scheme.table.data.copy_(table[:, -geometry.grid[0] * geometry.grid[1] :])
+    scheme.table.data.copy_(table.data[:, -geometry.grid[0] * geometry.grid[1] :])
+    scheme.table.requires_grad = table.requires_grad
     return scheme
 
 
@@ -176,6 +176,9 @@ def _geometry(model: Any) -> Geometry:
     if type(model) not in (*MODELS, *MODELS.values()):
         parent = next((host.__name__ for host in MODELS if isinstance(model, host)), None)
         kind = f"a subclass of timm's {parent}, whose forward may differ" if parent else "another model"
+        kind += f" (of {type(model).__module__})"
+        if type(getattr(model, "model", None)) in (*MODELS, *MODELS.values()):  # features_only
+            kind += f" around {type(model.model).__name__}: attach to its .model"
         raise VitposError(f"cannot attach to {name}: timm's VisionTransformer and Eva are served, this is {kind}")
     if not isinstance(model.patch_drop, nn.Identity | None):
         raise VitposError("cannot attach with patch_drop_rate > 0: the patches that are left have no grid")

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeGuard, TypeVar
 
@@ -54,12 +55,15 @@ class PositionEmbedding(nn.Module):
 
     Attributes:
         scheme: Its name, set by `register`.
+        precise: Names of parameters that stay in float32 in a model of half precision, which would corrupt what is
+            computed of them, such as angles; buffers stay too.
         by_offset: Whether logits and values depend on the offset of two patches only, as `vitpos.checks` makes sure; a
             scheme of which that is not so, by design, sets it to False.
     """
 
     scheme = "none"
     by_offset = True
+    precise: tuple[str, ...] = ()
     given: dict[str, object]
 
     def __new__(cls, *args: object, **given: object) -> Self:
@@ -88,6 +92,37 @@ class PositionEmbedding(nn.Module):
     def shape(self) -> tuple[int, int, int]:
         """The shape of a table of all positions, which timm's filter of checkpoints asks ``pos_embed`` for."""
         return 1, self.geometry.grid[0] * self.geometry.grid[1], self.geometry.embed_dim
+
+    def home(self, grid: Grid) -> bool:
+        """Whether a grid is that of training; one of sides that are not known yet, in ``torch.export``, never is."""
+        return all(type(side) is int for side in grid) and tuple(grid) == self.geometry.grid
+
+    def init_non_persistent_buffers(self) -> None:
+        """Computes the buffers anew where they are in no state dict, as ``timm.models.reinit_non_persistent_buffers``.
+
+        So after ``load_state_dict(assign=True)`` of a model on device ``meta``.
+        """
+        device = next((p.device for p in self.parameters()), None)
+        for name, buffer in [*self._buffers.items()]:
+            if buffer is not None:
+                with apart():
+                    fresh = type(self)(self.geometry, **self.given)._buffers[name]
+                here = device if buffer.is_meta else buffer.device
+                self._buffers[name] = None if fresh is None else fresh.to("cpu" if here is None else here)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves and casts as ``nn.Module``, but for what stays `precise`, and for the 4-D ``channels_last``."""
+        kept = [self._parameters.get(name) for name in self.precise]
+        keep = {id(t) for p in kept if p is not None for t in (p, p.grad)} | {id(b) for b in self._buffers.values()}
+
+        def moved(tensor: Tensor) -> Tensor:
+            flat = tensor.flatten(1) if tensor.dim() == 5 else tensor
+            new = fn(flat)
+            if id(tensor) in keep and new.is_floating_point() and new.dtype.itemsize < min(4, flat.dtype.itemsize):
+                new = flat.to(new.device, torch.float32)
+            return new.view(tensor.shape) if flat is not tensor else new
+
+        return super()._apply(moved, recurse)
 
     def resized(self, grid: Grid) -> dict[str, Tensor] | None:
         """Gives the state dict of the same scheme, with this grid as that of training, and the same function there.
@@ -415,6 +450,18 @@ class Sum(PositionEmbedding):
             if term is not None:
                 total = term if total is None else total + term
         return total
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Builds schemes on the CPU, in float32 at least, from a fork of the global random state."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.promote_types(usual, torch.float32))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def parts(scheme: PositionEmbedding) -> list[PositionEmbedding]:

@@ -144,7 +144,7 @@ class Contextual(PositionEmbedding, ABC):
 
     def _vectors(self, part: str, grid: Grid, layer: int, factor: float, like: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gives the vectors of each query times a factor, (N, M, heads or 1, head_dim), and how they spread."""
-        at_home = tuple(grid) == self.geometry.grid
+        at_home = self.home(grid)
         index, spread = (self.index, self.spread) if at_home else self.places(grid, like.device)
         table = self.tables[part][layer] * factor
         # embedding(), for its backward is much faster than that of indexing.

@@ -80,7 +80,7 @@ class Learned(Absolute):
     def vectors(self, grid: Grid, table: int, device: torch.device) -> Tensor:
         """Gives a table, resized to `grid`."""
         own = self.table[table : table + 1]
-        if grid == self.geometry.grid:
+        if self.home(grid):
             return own
         return _resized(own.reshape(1, *self.geometry.grid, -1), grid).flatten(1, 2)
 
@@ -129,7 +129,7 @@ class LearnedAxial(Absolute):
         """Gives the sums, resized to `grid`."""
         row = self.rows[table : table + 1, :, None]
         column = self.columns[table : table + 1, None]
-        if grid != self.geometry.grid:
+        if not self.home(grid):
             row, column = _resized(row, (grid[0], 1)), _resized(column, (1, grid[1]))
         return (row + column).flatten(1, 2)
 

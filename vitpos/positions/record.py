@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError
-from vitpos.positions.base import Grid, PositionEmbedding, parts
+from vitpos.positions.base import Grid, PositionEmbedding, apart, parts
 
 
 class Record(nn.Module):
@@ -94,7 +94,7 @@ def _move(part: PositionEmbedding, grid: Grid, state: dict[str, Any], prefix: st
     """Brings a part's state from a grid to its own, or the part to that grid."""
     if grid == part.geometry.grid:
         return
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with apart():
         there = type(part)(replace(part.geometry, grid=grid), **part.given)
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     there.load_state_dict(own, strict=False)
