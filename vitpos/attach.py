@@ -7,13 +7,13 @@ scheme's are ``pos_embed.*``.
 
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError
 from vitpos.hosts import ATTENTIONS, BLOCKS, MODELS, PositionedModel, training_grid
-from vitpos.positions.base import Geometry, PositionEmbedding, Sum, build
+from vitpos.positions.base import Geometry, PositionEmbedding, Sum, apart, build, parts
 from vitpos.positions.learned import Learned
+from vitpos.positions.record import label
 from vitpos.seam import Seam
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -47,17 +47,19 @@ def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | Non
     geometry = _geometry(model)
     host: Any = model
     positioned = isinstance(model, PositionedModel)
-    table = host.pos_embed.detach() if isinstance(host.pos_embed, nn.Parameter) else None
+    table = host.pos_embed if isinstance(host.pos_embed, nn.Parameter) else None
     _decided(host, existing)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with apart():
         built = build(scheme, geometry)
         if existing == "keep":
             kept = _parts(host.pos_embed) if positioned else [] if table is None else [_learned(geometry, table)]
             built = _sum(geometry, kept, _parts(built))
+    label(built)
     weight = next(model.parameters())
     built.to(device=weight.device, dtype=weight.dtype).train(model.training)
     if existing == "drop" and getattr(host, "rope", None) is not None:
         host.rope, host.rope_mixed = None, False
+    _describe(host, scheme if isinstance(scheme, str) and not positioned else built.text, existing)
     if positioned:
         host.pos_embed = built
         return model
@@ -65,7 +67,7 @@ def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | Non
         start = 0
         for token in (host.cls_token, host.reg_token):
             if token is not None:
-                token.data += table[:, start : start + token.shape[1]]
+                token.data += table.data[:, start : start + token.shape[1]]
                 start += token.shape[1]
     del host.pos_embed  # a parameter cannot be overwritten by a module
     host.pos_embed = built
@@ -101,7 +103,29 @@ def detach(model: Model) -> Model:
     del host.seam, host.pos_embed
     host.pos_embed = None
     host.__class__ = plain[type(host)]
+    _describe(host, None, None)
     return model
+
+
+def _describe(host: Any, position: str | None, existing: str | None) -> None:
+    """Says in a model of ``timm.create_model`` how it is created again: what ``timm.models.save_for_hf`` writes."""
+    if not isinstance(config := getattr(host, "pretrained_cfg", None), dict):
+        return
+    args = dict(getattr(host, "_model_args", {}))
+    base = args.pop("base", config.get("architecture"))
+    if "position" in args and "base" not in host._model_args:  # a small ViT of vitpos takes it as its own option
+        args["position"] = position or "none"
+    elif position is None:
+        args.pop("position", None)
+        args.pop("existing", None)
+        config = {**config, "architecture": base}
+    else:
+        before = args.pop("existing", None)
+        existing = "drop" if "drop" in (before, existing) else existing or before
+        args.update({"existing": existing} if existing else {})
+        args.update(base=base, position=position)
+        config = {**config, "architecture": "vitpos"}
+    host._model_args, host.pretrained_cfg, host.default_cfg = args, config, config
 
 
 def _decided(host: Any, existing: str | None) -> None:
@@ -125,15 +149,14 @@ def _decided(host: Any, existing: str | None) -> None:
 
 def _parts(scheme: PositionEmbedding) -> list[PositionEmbedding]:
     """Lists the terms of a sum; ``none`` has no term."""
-    if isinstance(scheme, Sum):
-        return [part for part in scheme.parts if isinstance(part, PositionEmbedding)]
-    return [] if type(scheme) is PositionEmbedding else [scheme]
+    return [part for part in parts(scheme) if type(part) is not PositionEmbedding]
 
 
 def _learned(geometry: Geometry, table: Tensor) -> PositionEmbedding:
     """Makes the scheme of a table of timm's, (1, rows * columns, embed_dim), prefix tokens in front or not."""
     scheme = Learned(geometry)
-    scheme.table.data.copy_(table[:, -geometry.grid[0] * geometry.grid[1] :])
+    scheme.table.data.copy_(table.data[:, -geometry.grid[0] * geometry.grid[1] :])
+    scheme.table.requires_grad = table.requires_grad
     return scheme
 
 
@@ -153,6 +176,9 @@ def _geometry(model: Any) -> Geometry:
     if type(model) not in (*MODELS, *MODELS.values()):
         parent = next((host.__name__ for host in MODELS if isinstance(model, host)), None)
         kind = f"a subclass of timm's {parent}, whose forward may differ" if parent else "another model"
+        kind += f" (of {type(model).__module__})"
+        if type(getattr(model, "model", None)) in (*MODELS, *MODELS.values()):  # features_only
+            kind += f" around {type(model.model).__name__}: attach to its .model"
         raise VitposError(f"cannot attach to {name}: timm's VisionTransformer and Eva are served, this is {kind}")
     if not isinstance(model.patch_drop, nn.Identity | None):
         raise VitposError("cannot attach with patch_drop_rate > 0: the patches that are left have no grid")

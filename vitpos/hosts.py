@@ -8,12 +8,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention, AttentionRope
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
-from vitpos.positions.base import Grid
+from vitpos.errors import VitposError
+from vitpos.positions.base import Grid, PositionEmbedding, parts
+from vitpos.positions.learned import Learned
+from vitpos.positions.record import accept
 from vitpos.seam import Call, Seam
 
 
@@ -188,6 +192,8 @@ class PositionedModel:
 
     def _positions(self: Any, x: Tensor) -> tuple[Tensor, Grid]:
         """Begins a call: adds positions to the patch tokens, puts the prefix tokens in front, and gives the grid."""
+        if isinstance(x, torch.fx.Proxy):
+            raise VitposError("a model with a position scheme is not for torch.fx: use torch.export or torch.compile")
         grid = training_grid(self.patch_embed)
         if x.dim() == 4:  # dynamic_img_size leaves the map as it is
             grid = (x.shape[1], x.shape[2])
@@ -226,6 +232,59 @@ class PositionedModel:
             getattr(super(), method)(*args, **kwargs)
         finally:
             self.pos_embed = scheme
+
+    def _load_from_state_dict(self: Any, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Makes the state dict fit the scheme, before anything is loaded."""
+        if isinstance(self.pos_embed, PositionEmbedding):  # and not a wrapper of somebody's
+            accept(self.pos_embed, state_dict, f"{prefix}pos_embed.")
+            self._take_table(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
+
+    def _take_table(self: Any, state: dict[str, Any], prefix: str) -> None:
+        """Makes of a table of timm's in a state dict that of the scheme ``learned``, where the model has one.
+
+        As in `vitpos.attach`, what the table has for prefix tokens is added to them.
+        """
+        numbers = [n for n, part in enumerate(parts(self.pos_embed)) if isinstance(part, Learned) and part.tables == 1]
+        table = state.get(f"{prefix}pos_embed")
+        if not numbers or not isinstance(table, Tensor) or table.dim() != 3:
+            return
+        grid, front = training_grid(self.patch_embed), self.num_prefix_tokens
+        here = {grid[0] * grid[1] + more: (grid, more) for more in (0, front)}
+        square = {side**2 + more: ((side, side), more) for side in range(1, table.shape[1]) for more in (0, front)}
+        old, front = (here if table.shape[1] in here else square).get(table.shape[1], (None, 0))
+        if old is None:
+            return
+        start = 0
+        for name in (f"{prefix}cls_token", f"{prefix}reg_token"):
+            if front and name in state:
+                stop = start + state[name].shape[1]
+                state[name] = state[name] + table[:, start:stop]
+                start = stop
+        own = "" if parts(self.pos_embed)[0] is self.pos_embed else f"parts.{numbers[0]}."
+        new = resample_abs_pos_embed(table[:, front:], grid, old, num_prefix_tokens=0)
+        state[f"{prefix}pos_embed.{own}table"] = new
+        del state[f"{prefix}pos_embed"]
+
+    def load_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Loads what timm loads from a file of NumPy arrays; its table becomes that of the scheme ``learned``."""
+        scheme = self.pos_embed
+        if not any(isinstance(part, Learned) for part in parts(scheme)):
+            raise VitposError(f"the file has a learned table, the model has {scheme.text!r}: load it before you attach")
+        table = torch.zeros(1, scheme.shape[1] + (0 if self.no_embed_class else self.num_prefix_tokens), self.embed_dim)
+        del self.pos_embed
+        self.pos_embed = nn.Parameter(table.to(self.cls_token if self.cls_token is not None else table))
+        try:
+            super().load_pretrained(*args, **kwargs)  # type: ignore[misc]
+            loaded = {name: getattr(self, name).data for name in ("pos_embed", "cls_token", "reg_token")}
+        finally:
+            del self.pos_embed
+            self.pos_embed = scheme
+        self.load_state_dict({name: value for name, value in loaded.items() if value is not None}, strict=False)
+
+    def __prepare_scriptable__(self) -> None:
+        """Refuses ``torch.jit.script``, which calls this first."""
+        raise VitposError("a model with a position scheme is not for TorchScript: use torch.export or torch.compile")
 
     def init_weights(self, *args: Any, **kwargs: Any) -> None:
         """Draws all weights anew, those of the scheme last."""

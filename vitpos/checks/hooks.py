@@ -25,14 +25,13 @@ from vitpos.checks.ground import (
     case,
     close,
     overrides,
-    parts,
     queries,
     require,
     short,
     spelled,
 )
 from vitpos.positions import Geometry, PositionEmbedding, build, options, parse
-from vitpos.positions.base import Grid
+from vitpos.positions.base import Grid, parts
 
 GRIDS = (GRID, (6, 4), (3, 9), (1, 7), (5, 1), (1, 1))
 # Of torch, each with its getter and setter.

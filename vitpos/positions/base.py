@@ -3,8 +3,9 @@
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, Self, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -54,17 +55,83 @@ class PositionEmbedding(nn.Module):
 
     Attributes:
         scheme: Its name, set by `register`.
+        precise: Names of parameters that stay in float32 in a model of half precision, which would corrupt what is
+            computed of them, such as angles; buffers stay too.
         by_offset: Whether logits and values depend on the offset of two patches only, as `vitpos.checks` makes sure; a
             scheme of which that is not so, by design, sets it to False.
     """
 
     scheme = "none"
     by_offset = True
+    precise: tuple[str, ...] = ()
+    given: dict[str, object]
+
+    def __new__(cls, *args: object, **given: object) -> Self:
+        """Notes the options."""
+        scheme = super().__new__(cls)
+        scheme.__dict__["given"] = given
+        return scheme
 
     def __init__(self, geometry: Geometry) -> None:
         """Makes the scheme for a host of this geometry."""
         super().__init__()
         self.geometry = geometry
+
+    @property
+    def text(self) -> str:
+        """The text that names the scheme, with the options that are not at their defaults, sorted."""
+        usual = {option.name: option.default for option in _options(type(self))}
+        own = [f"{name}={value!r}" for name, value in sorted(self.given.items()) if value != usual[name]]
+        return f"{self.scheme}({', '.join(own)})" if own else self.scheme
+
+    def extra_repr(self) -> str:
+        """Gives text and training grid."""
+        return f"{self.text!r}, grid={self.geometry.grid}"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of a table of all positions, which timm's filter of checkpoints asks ``pos_embed`` for."""
+        return 1, self.geometry.grid[0] * self.geometry.grid[1], self.geometry.embed_dim
+
+    def home(self, grid: Grid) -> bool:
+        """Whether a grid is that of training; one of sides that are not known yet, in ``torch.export``, never is."""
+        return all(type(side) is int for side in grid) and tuple(grid) == self.geometry.grid
+
+    def init_non_persistent_buffers(self) -> None:
+        """Computes the buffers anew where they are in no state dict, as ``timm.models.reinit_non_persistent_buffers``.
+
+        So after ``load_state_dict(assign=True)`` of a model on device ``meta``.
+        """
+        device = next((p.device for p in self.parameters()), None)
+        for name, buffer in [*self._buffers.items()]:
+            if buffer is not None:
+                with apart():
+                    fresh = type(self)(self.geometry, **self.given)._buffers[name]
+                here = device if buffer.is_meta else buffer.device
+                self._buffers[name] = None if fresh is None else fresh.to("cpu" if here is None else here)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves and casts as ``nn.Module``, but for what stays `precise`, and for the 4-D ``channels_last``."""
+        kept = [self._parameters.get(name) for name in self.precise]
+        keep = {id(t) for p in kept if p is not None for t in (p, p.grad)} | {id(b) for b in self._buffers.values()}
+
+        def moved(tensor: Tensor) -> Tensor:
+            flat = tensor.flatten(1) if tensor.dim() == 5 else tensor
+            new = fn(flat)
+            if id(tensor) in keep and new.is_floating_point() and new.dtype.itemsize < min(4, flat.dtype.itemsize):
+                new = flat.to(new.device, torch.float32)
+            return new.view(tensor.shape) if flat is not tensor else new
+
+        return super()._apply(moved, recurse)
+
+    def resized(self, grid: Grid) -> dict[str, Tensor] | None:
+        """Gives the state dict of the same scheme, with this grid as that of training, and the same function there.
+
+        Returns:
+            The entries that are others; None where there is no such state dict, or the scheme knows none: then a model
+            that loads the state dict on another grid keeps this scheme's training grid.
+        """
+        return None
 
     def prepare(self, grid: Grid, device: torch.device) -> Any:
         """Computes what the hooks of one forward share, once for all blocks; called before the other hooks.
@@ -165,7 +232,7 @@ class PositionEmbedding(nn.Module):
 
 def given(scheme: PositionEmbedding, hook: str, prepared: Any) -> dict[str, Any]:
     """Gives the keyword arguments of a hook: what the scheme prepared, if it did and has this hook of its own."""
-    own = getattr(type(scheme), hook) is not getattr(PositionEmbedding, hook)
+    own = getattr(getattr(scheme, hook), "__func__", None) is not getattr(PositionEmbedding, hook)
     return {"prepared": prepared} if own and prepared is not None else {}
 
 
@@ -210,7 +277,7 @@ def _serviceable(name: str, cls: object) -> type[PositionEmbedding]:
     """Raises a VitposError where no text could build the class; else returns it."""
     if not _is_scheme(cls):
         raise VitposError(f"position scheme {name!r}: {cls!r} is not a class of vitpos.PositionEmbedding")
-    for option in list(inspect.signature(cls).parameters.values())[1:]:
+    for option in _options(cls):
         if option.kind is not option.KEYWORD_ONLY or option.default is option.empty:
             raise VitposError(f"position scheme {name!r}: option {option.name!r} must be keyword-only with a default")
     return cls
@@ -269,7 +336,12 @@ def options(name: str) -> dict[str, object]:
     Raises:
         VitposError: As for `find`.
     """
-    return {p.name: p.default for p in list(inspect.signature(find(name)).parameters.values())[1:]}
+    return {option.name: option.default for option in _options(find(name))}
+
+
+def _options(cls: type[PositionEmbedding]) -> list[inspect.Parameter]:
+    """Lists the arguments of a constructor besides the geometry."""
+    return list(inspect.signature(cls.__init__).parameters.values())[2:]  # of the class it may be that of __new__
 
 
 def build(scheme: str | PositionEmbedding, geometry: Geometry) -> PositionEmbedding:
@@ -322,6 +394,11 @@ class Sum(PositionEmbedding):
         super().__init__(geometry)
         self.parts = nn.ModuleList(parts)
 
+    @property
+    def text(self) -> str:
+        """The texts of the parts."""
+        return "+".join(part.text for part, _ in self._each())
+
     def _each(self, hook: str = "", prepared: Any = None) -> Iterator[tuple[PositionEmbedding, dict[str, Any]]]:
         """Gives each part, and the keyword arguments of a hook of it."""
         for number, part in enumerate(self.parts):
@@ -373,6 +450,23 @@ class Sum(PositionEmbedding):
             if term is not None:
                 total = term if total is None else total + term
         return total
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Builds schemes on the CPU, in float32 at least, from a fork of the global random state."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.promote_types(usual, torch.float32))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def parts(scheme: PositionEmbedding) -> list[PositionEmbedding]:
+    """Lists the parts of a sum; any other scheme is its only part."""
+    return [p for p in scheme.parts if isinstance(p, PositionEmbedding)] if isinstance(scheme, Sum) else [scheme]
 
 
 def positive(scheme: str, option: str, value: object) -> float:

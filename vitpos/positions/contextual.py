@@ -144,7 +144,7 @@ class Contextual(PositionEmbedding, ABC):
 
     def _vectors(self, part: str, grid: Grid, layer: int, factor: float, like: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gives the vectors of each query times a factor, (N, M, heads or 1, head_dim), and how they spread."""
-        at_home = tuple(grid) == self.geometry.grid
+        at_home = self.home(grid)
         index, spread = (self.index, self.spread) if at_home else self.places(grid, like.device)
         table = self.tables[part][layer] * factor
         # embedding(), for its backward is much faster than that of indexing.
@@ -209,6 +209,14 @@ class Shaw2D(Contextual):
     def numbers(self, offsets: Tensor, axis: int) -> Tensor:
         """Clips the offsets and counts them from 0."""
         return offsets.clamp(-self.far[axis], self.far[axis]) + self.far[axis]
+
+    def resized(self, grid: Grid) -> dict[str, Tensor]:
+        """Gives the vectors of the offsets of `grid`; with `clip` they are the same ones."""
+        if self.given.get("clip") is not None:
+            return {}
+        row, column = (self.numbers(torch.arange(1 - side, side), axis) for axis, side in enumerate(grid))
+        index = torch.cat([row, column + self.sizes[0]])
+        return {f"tables.{part}": table[:, index.to(table.device)] for part, table in self.tables.items()}
 
 
 @register("irpe")

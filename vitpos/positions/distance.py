@@ -47,7 +47,7 @@ class Distance(PositionEmbedding):
     def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor:
         """Gives the biases of the heads, (heads, N, N); for another grid than that of training they are computed."""
         layer %= len(self.heads)
-        return self.table[layer] if tuple(grid) == self.geometry.grid else self._compute(grid, layer, q.device)
+        return self.table[layer] if self.home(grid) else self._compute(grid, layer, q.device)
 
     def _tables(self, device: torch.device | None = None) -> Tensor:
         """Computes the biases of the training grid in all layers that differ, (layers, heads, N, N)."""

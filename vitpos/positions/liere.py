@@ -19,6 +19,8 @@ class Rotations(PositionEmbedding, ABC):
     R(p)^T R(q) is R(q - p) only where the generators commute.
     """
 
+    precise: tuple[str, ...] = ("generators",)
+
     def __init__(
         self, geometry: Geometry, *, block_size: int | None, shared: bool, init: str, axes: int, parts: int = 1
     ) -> None:
@@ -135,7 +137,10 @@ class LieRE(Rotations):
 
     def coordinates(self, side: int, home: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Gives coordinates from 0 to 1 on the training grid."""
-        return torch.linspace(0, side / home, side, dtype=dtype, device=device)
+        if type(side) is int:
+            return torch.linspace(0, side / home, side, dtype=dtype, device=device)
+        # torch.export fixes the number of steps of linspace.
+        return torch.arange(side, dtype=dtype, device=device) * (side / home / torch.sym_max(side - 1, 1))
 
 
 @register("comrope")
@@ -155,6 +160,7 @@ class ComRoPE(Rotations):
     training is left out.
     """
 
+    precise = ("generators", "factors")
     factors: nn.Parameter | None
 
     def __init__(

@@ -33,7 +33,8 @@ def turn(x: Tensor, cosine: Tensor, sine: Tensor, half: bool) -> Tensor:
         other = exactly.roll(x.shape[-1] // 2, -1).mul_(torch.cat([-sine, sine], -1))
         return (exactly * torch.cat([cosine, cosine], -1)).add_(other).to(x.dtype)
     pairs = torch.unflatten(exactly, -1, (-1, 2))
-    if torch.compiler.is_compiling() or not _as_complex(pairs):
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+    if traced or not _as_complex(pairs):
         a, b = pairs.unbind(-1)
         turned = torch.stack([a * cosine - b * sine, b * cosine + a * sine], dim=-1)
     else:  # the same products, several times as fast; compilers and exporters do not know complex numbers
@@ -113,7 +114,7 @@ class Rotary(PositionEmbedding, ABC):
 
     def prepare(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
         """Gives the cosines and sines of a grid; for another one than that of training they are computed."""
-        if tuple(grid) == self.geometry.grid:
+        if self.home(grid):
             return self.cosine, self.sine
         angles = self.angles(grid, device)
         return angles.cos(), angles.sin()
@@ -171,7 +172,7 @@ class Rotary2D(Rotary):
         bands = self.geometry.head_dim // 4
         band = torch.arange(bands, device=row.device).float()
         row, column = (self.turns(axis, band, bands) for axis in (row, column))
-        row = row[:, None].expand(len(row), len(column), bands)
+        row = row[:, None].expand(row.shape[0], column.shape[0], bands)
         return torch.cat([row, column.expand_as(row)], dim=-1).flatten(0, 1)
 
     @abstractmethod
@@ -282,6 +283,8 @@ class RopeMixed(PositionEmbedding):
     ``RotaryEmbeddingMixed``. Its start: pairs j and d/4 + j have the length ``T^(-4j/d)`` and are at right angles, both
     turned by a random angle of the block and head.
     """
+
+    precise = ("frequencies",)
 
     def __init__(
         self,

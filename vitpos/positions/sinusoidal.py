@@ -45,7 +45,7 @@ class Sinusoidal(Absolute):
 
     def vectors(self, grid: Grid, table: int, device: torch.device) -> Tensor:
         """Gives the table; for another grid than that of training it is computed, not resized."""
-        return self.table if grid == self.geometry.grid else self.compute(grid, device)
+        return self.table if self.home(grid) else self.compute(grid, device)
 
     def reset_parameters(self) -> None:
         """Computes the table anew (after ``to_empty``, say: it is in no state dict)."""
