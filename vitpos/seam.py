@@ -41,8 +41,9 @@ class Call:
 class Thread(threading.local):
     """The calls of a thread: the one whose blocks run now, and the last one whose tokens were embedded."""
 
-    now: Call | None = None
-    last: Call | None = None
+    def __init__(self) -> None:  # run in each thread: a compiler guards on what the instance holds
+        self.now: Call | None = None
+        self.last: Call | None = None
 
 
 class Seam:

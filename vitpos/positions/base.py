@@ -59,10 +59,12 @@ class PositionEmbedding(nn.Module):
             computed of them, such as angles; buffers stay too.
         by_offset: Whether logits and values depend on the offset of two patches only, as `vitpos.checks` makes sure; a
             scheme of which that is not so, by design, sets it to False.
+        hooks: Those that the class overrides.
     """
 
     scheme = "none"
     by_offset = True
+    hooks: frozenset[str] = frozenset()
     precise: tuple[str, ...] = ()
     given: dict[str, object]
 
@@ -132,6 +134,12 @@ class PositionEmbedding(nn.Module):
             that loads the state dict on another grid keeps this scheme's training grid.
         """
         return None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Here, for torch.compile does not tell apart the functions of two classes.
+        names = ("tokens", "rotate", "bias", "weights", "values")
+        cls.hooks = frozenset(n for n in names if getattr(cls, n) is not getattr(PositionEmbedding, n))
 
     def prepare(self, grid: Grid, device: torch.device) -> Any:
         """Computes what the hooks of one forward share, once for all blocks; called before the other hooks.
@@ -232,8 +240,7 @@ class PositionEmbedding(nn.Module):
 
 def given(scheme: PositionEmbedding, hook: str, prepared: Any) -> dict[str, Any]:
     """Gives the keyword arguments of a hook: what the scheme prepared, if it did and has this hook of its own."""
-    own = getattr(getattr(scheme, hook), "__func__", None) is not getattr(PositionEmbedding, hook)
-    return {"prepared": prepared} if own and prepared is not None else {}
+    return {"prepared": prepared} if prepared is not None and hook in scheme.hooks else {}
 
 
 Scheme = TypeVar("Scheme", bound=type[PositionEmbedding])
