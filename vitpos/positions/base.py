@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeGuard, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError, unknown
@@ -60,11 +61,14 @@ class PositionEmbedding(nn.Module):
         by_offset: Whether logits and values depend on the offset of two patches only, as `vitpos.checks` makes sure; a
             scheme of which that is not so, by design, sets it to False.
         hooks: Those that the class overrides.
+        sees_prefix: Whether `bias` and `values` are about all tokens, class and register tokens first, instead of the
+            patch tokens only. How many there are is what the grid leaves over; it may be none.
     """
 
     scheme = "none"
     by_offset = True
     hooks: frozenset[str] = frozenset()
+    sees_prefix = False
     precise: tuple[str, ...] = ()
     given: dict[str, object]
 
@@ -400,6 +404,7 @@ class Sum(PositionEmbedding):
         """Joins schemes that were made for this geometry, in their order."""
         super().__init__(geometry)
         self.parts = nn.ModuleList(parts)
+        self.sees_prefix = any(part.sees_prefix for part in parts)
 
     @property
     def text(self) -> str:
@@ -433,10 +438,16 @@ class Sum(PositionEmbedding):
         """Adds the parts that have a bias."""
         total: Tensor | None = None
         for part, more in self._each("bias", prepared):
-            term = part.bias(q, k, grid, layer, **more)
+            skip = self._skipped(part, q, grid)
+            term = part.bias(q[:, :, skip:], k[:, :, skip:], grid, layer, **more)
             if term is not None:
+                term = F.pad(term, (skip, 0, skip, 0)) if skip else term
                 total = term if total is None else total + term
         return total
+
+    def _skipped(self, part: PositionEmbedding, x: Tensor, grid: Grid) -> int:
+        """Counts the prefix tokens that the sum sees and a part does not."""
+        return x.shape[2] - grid[0] * grid[1] if self.sees_prefix and not part.sees_prefix else 0
 
     @property
     def uses_attention(self) -> bool:
@@ -453,8 +464,10 @@ class Sum(PositionEmbedding):
         """Adds the parts that use the attention."""
         total: Tensor | None = None
         for part, more in self._each("values", prepared):
-            term = part.values(attention, grid, layer, **more) if part.uses_attention else None
+            skip = self._skipped(part, attention, grid)
+            term = part.values(attention[:, :, skip:, skip:], grid, layer, **more) if part.uses_attention else None
             if term is not None:
+                term = F.pad(term, (0, 0, skip, 0)) if skip else term
                 total = term if total is None else total + term
         return total
 
