@@ -21,29 +21,25 @@ class Rotations(PositionEmbedding, ABC):
 
     precise: tuple[str, ...] = ("generators",)
 
-    def __init__(
-        self, geometry: Geometry, *, block_size: int | None, shared: bool, init: str, axes: int, parts: int = 1
-    ) -> None:
+    def __init__(self, geometry: Geometry, *, block_size: int | None, shared: bool, axes: int, parts: int = 1) -> None:
         """Draws the generators.
 
         Args:
             geometry: The host's.
             block_size: Channels that turn together; None for a head, or for one of its `parts`.
             shared: Whether all blocks of the host have the same generators.
-            init: ``"random"`` or ``"zero"``.
             axes: How many generators are learned, one for each axis or one for both.
             parts: Into how many parts of whole blocks a head has to divide.
 
         Raises:
-            VitposError: `block_size` is no whole number from 2 that divides a part of head_dim, `shared` no truth
-                value, or `init` another word.
+            VitposError: `block_size` is no whole number from 2 that divides a part of head_dim, or `shared` no
+                truth value.
         """
         super().__init__(geometry)
         least = max(geometry.head_dim // parts, 2)
         self.block_size = least if block_size is None else count(self.scheme, "block_size", block_size, 2)
         divisible(self.scheme, "head_dim", geometry.head_dim, parts * self.block_size)
         self.shared = flag(self.scheme, "shared", shared)
-        self.init = choice(self.scheme, "init", init, ("random", "zero"))
         self.layers = 1 if self.shared else geometry.depth
         self.blocks = geometry.head_dim // self.block_size
         entries = self.block_size * (self.block_size - 1) // 2
@@ -122,7 +118,8 @@ class LieRE(Rotations):
             VitposError: `block_size` is no whole number from 2 that divides head_dim, head_dim is 1, `shared` is no
                 truth value, or `init` is another word.
         """
-        super().__init__(geometry, block_size=block_size, shared=shared, init=init, axes=2)
+        super().__init__(geometry, block_size=block_size, shared=shared, axes=2)
+        self.init = choice(self.scheme, "init", init, ("random", "zero"))
         self.by_offset = self.block_size == 2  # larger rotations do not commute
         self.reset_parameters()
 
@@ -170,9 +167,8 @@ class ComRoPE(Rotations):
         commuting: str = "ld",
         block_size: int | None = None,
         shared: bool = False,
-        init: str = "random",
     ) -> None:
-        """Draws the generators.
+        """Draws the generators: P and theta from N(0, 1), as there.
 
         Args:
             geometry: The host's.
@@ -180,22 +176,20 @@ class ComRoPE(Rotations):
             block_size: Channels that turn together (the paper's choice: 8); None for the whole head, or half of it for
                 ``"ap"``.
             shared: Whether all blocks of the host have the same generators; otherwise each has its own, as there.
-            init: The start: ``"random"``, P and theta from N(0, 1), that of the source; or ``"zero"`` for P, which
-                turns nothing at first, so that a pretrained model goes on from where it was.
 
         Raises:
             VitposError: `block_size` is no whole number from 2 that divides head_dim (half of it for ``"ap"``),
-                `commuting` or `init` is another word, or `shared` no truth value.
+                `commuting` is another word, or `shared` no truth value.
         """
         self.axial = choice(self.scheme, "commuting", commuting, ("ld", "ap")) == "ap"
-        super().__init__(geometry, block_size=block_size, shared=shared, init=init, axes=1, parts=1 + self.axial)
+        super().__init__(geometry, block_size=block_size, shared=shared, axes=1, parts=1 + self.axial)
         self.factors = None if self.axial else nn.Parameter(empty(2, self.layers, 1, self.blocks, 1))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws P - P^T above the diagonal, and theta, anew."""
-        self.generators.normal_(std=0 if self.init == "zero" else math.sqrt(2))
+        self.generators.normal_(std=math.sqrt(2))
         if self.factors is not None:
             self.factors.normal_()
 
