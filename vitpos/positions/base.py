@@ -122,7 +122,7 @@ class PositionEmbedding(nn.Module):
                 new = flat.to(new.device, torch.float32)
             return new.view(tensor.shape) if flat is not tensor else new
 
-        return super()._apply(moved, recurse)
+        return super()._apply(moved, recurse)  # type: ignore[no-untyped-call,no-any-return]
 
     def resized(self, grid: Grid) -> dict[str, Tensor] | None:
         """Gives the state dict of the same scheme, with this grid as that of training, and the same function there.
