@@ -197,7 +197,9 @@ class PositionedModel:
             raise VitposError("a model with a position scheme is not for torch.fx: use torch.export or torch.compile")
         grid = training_grid(self.patch_embed)
         if x.dim() == 4:  # dynamic_img_size leaves the map as it is
-            grid = (x.shape[1], x.shape[2])
+            # torch.jit.trace and torch.onnx.export(dynamo=False) give sizes as tensors.
+            rows, columns = (int(side) if isinstance(side, Tensor) else side for side in x.shape[1:3])
+            grid = (rows, columns)
             x = x.flatten(1, 2)
         call = self.seam.thread.last = Call(self.pos_embed, grid, self.num_prefix_tokens, x.device)
         call.check(x.shape[1], 0)
@@ -277,11 +279,11 @@ class PositionedModel:
         self.pos_embed = nn.Parameter(table.to(self.cls_token if self.cls_token is not None else table))
         try:
             super().load_pretrained(*args, **kwargs)  # type: ignore[misc]
-            loaded = {name: getattr(self, name).data for name in ("pos_embed", "cls_token", "reg_token")}
+            loaded = {name: getattr(self, name) for name in ("pos_embed", "cls_token", "reg_token")}
         finally:
             del self.pos_embed
             self.pos_embed = scheme
-        self.load_state_dict({name: value for name, value in loaded.items() if value is not None}, strict=False)
+        self.load_state_dict({name: value.data for name, value in loaded.items() if value is not None}, strict=False)
 
     def __prepare_scriptable__(self) -> None:
         """Refuses ``torch.jit.script``, which calls this first."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from vitpos.errors import VitposError
-from vitpos.positions.base import Grid, PositionEmbedding, given
+from vitpos.positions.scheme import Grid, PositionEmbedding, given
 
 
 class Call:

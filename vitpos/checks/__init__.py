@@ -66,7 +66,15 @@ _FOREIGN = (
     Path(sysconfig.get_paths()["stdlib"]),
     *(
         _PACKAGE / name
-        for name in ("checks", "attach.py", "hosts.py", "seam.py", "positions/base.py", "positions/text.py")
+        for name in (
+            "checks",
+            "attach.py",
+            "hosts.py",
+            "seam.py",
+            "positions/base.py",
+            "positions/scheme.py",
+            "positions/text.py",
+        )
     ),
 )
 

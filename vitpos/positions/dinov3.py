@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ class RopeDinov3(Rotary2D):
     def coordinates(self, grid: Grid, device: torch.device | None) -> list[Tensor]:
         """Gives the centres of rows and of columns in [-1, 1], in float32."""
         one = {"max": torch.sym_max, "min": torch.sym_min}.get(self.normalize_coords)
-        by = grid if one is None else (one(*grid),) * 2
+        by: Any = grid if one is None else (one(*grid),) * 2
         return [
             2.0 * ((torch.arange(side, device=device).float() + 0.5) / length) - 1.0
             for side, length in zip(grid, by, strict=True)

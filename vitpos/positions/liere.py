@@ -137,7 +137,8 @@ class LieRE(Rotations):
         if type(side) is int:
             return torch.linspace(0, side / home, side, dtype=dtype, device=device)
         # torch.export fixes the number of steps of linspace.
-        return torch.arange(side, dtype=dtype, device=device) * (side / home / torch.sym_max(side - 1, 1))
+        step: Any = side / home / torch.sym_max(side - 1, 1)
+        return torch.arange(side, dtype=dtype, device=device).mul(step)
 
 
 @register("comrope")

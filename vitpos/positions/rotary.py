@@ -33,8 +33,8 @@ def turn(x: Tensor, cosine: Tensor, sine: Tensor, half: bool) -> Tensor:
         other = exactly.roll(x.shape[-1] // 2, -1).mul_(torch.cat([-sine, sine], -1))
         return (exactly * torch.cat([cosine, cosine], -1)).add_(other).to(x.dtype)
     pairs = torch.unflatten(exactly, -1, (-1, 2))
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
-    if traced or not _as_complex(pairs):
+    tracing = torch._C._get_tracing_state() is not None  # also in torch.onnx.export(dynamo=False)
+    if tracing or torch.compiler.is_compiling() or not _as_complex(pairs):
         a, b = pairs.unbind(-1)
         turned = torch.stack([a * cosine - b * sine, b * cosine + a * sine], dim=-1)
     else:  # the same products, several times as fast; compilers and exporters do not know complex numbers
