@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from vitpos import paths
 from vitpos.analysis.comparison import Comparison
 from vitpos.errors import VitposError, unknown
 from vitpos.study import tuning
@@ -158,7 +159,7 @@ def load(path: str | Path) -> Study:
     """
     path = Path(path)
     file = read(path)
-    base = read_yaml(path.parent / file.base)
+    base = read_yaml(path.parent / paths.expand(file.base))
     try:
         check_axes(file)
         check_tuning(file)
