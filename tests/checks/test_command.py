@@ -30,9 +30,45 @@ def test_a_line_for_each_check(capsys):
         f"shapes            ok       {hooks.shapes.__doc__}",
         f"by offset         ok       {hooks.by_offset.__doc__.splitlines()[0]}",
         "gradients         FAILED   no prefix: pos_embed.more receives no gradient",
+        f"                           ({model.gradients.__doc__})",
         "onnx              skipped  slow, left out by --fast",
     ]
     assert re.fullmatch(r"2 ok, 1 FAILED, 1 skipped in \d+ s", lines[-1])
+
+
+@pytest.mark.parametrize(
+    ("cls", "failed"),
+    [
+        (faults.Token, "defined           FAILED   faulty overrides no hook"),
+        (
+            faults.NoLayer,
+            "shapes            FAILED   grid 4 x 6, float64, layer 0: TypeError: NoLayer.tokens() takes 3",
+        ),
+        (
+            faults.QueriesOnly,
+            "shapes            FAILED   grid 4 x 6, float64, layer 0: rotate: expected queries and keys",
+        ),
+    ],
+)
+def test_a_mistake_that_fails_all_is_said_once(cls, failed, capsys):
+    register("faulty")(cls)
+    assert main(["check", "faulty"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("FAILED   ") == 1
+    assert failed in out
+    *_, others, counts = out.splitlines()
+    assert others == "all others        skipped  until this holds"
+    assert re.search(rf", 1 FAILED, {len(checks.FAST) + len(checks.SLOW) - out.count(' ok  ') - 1} skipped in", counts)
+
+
+def test_an_error_of_one_line_is_said_once(capsys, monkeypatch):
+    monkeypatch.setattr(checks, "FAST", (hooks.shapes, model.another_grid, model.input_size, model.intermediates))
+    register("faulty")(faults.InModelsOnly)
+    assert main(["check", "faulty", "--fast"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("FAILED   ") == 1
+    assert "(the error of another grid in input size, intermediates too)" in out
+    assert "1 ok, 3 FAILED, 2 skipped" in out
 
 
 @pytest.mark.usefixtures("few")

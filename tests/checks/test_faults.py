@@ -230,6 +230,15 @@ class MeanOfTheBatch(Distance):
         return x - x.mean(dim=0)
 
 
+class InModelsOnly(Distance):
+    """Fails where queries are a view of the model's, on another grid: a mistake that many checks meet."""
+
+    def bias(self, q, k, grid, layer):
+        if grid != self.geometry.grid and not q.is_contiguous():
+            raise RuntimeError(f"no grid {grid}")
+        return super().bias(q, k, grid, layer)
+
+
 class Overflows(Distance):
     def tokens(self, x, grid, layer):
         return x + (1e3 * x) ** 2 * 1e-6

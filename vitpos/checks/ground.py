@@ -51,6 +51,7 @@ def require(condition: bool, message: str) -> None:
 def close(found: Tensor, expected: Tensor, what: str, atol: float = 0.0) -> None:
     """Raises a CheckError unless two tensors have one shape and differ by `atol` at most; 0 is equality bit by bit."""
     require(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+    require(found.is_complex() == expected.is_complex(), f"{what}: {found.dtype}, expected {expected.dtype}")
     if not torch.equal(found, expected):
         difference = (found.double() - expected.double()).abs().max().item()
         require(difference <= atol and atol > 0, f"{what}: they differ by {difference:.2g}, allowed is {atol:.2g}")

@@ -54,10 +54,8 @@ def defined(text: str) -> None:
         classes = type(part).__mro__[: type(part).__mro__.index(PositionEmbedding)]
         own = {name for holder in (*classes, part) for name in vars(holder) if name[0] != "_"}
         if classes and not own & {*HOOKS}:
-            meant = [
-                (name, near[0]) for name in sorted(own) if (near := difflib.get_close_matches(name, HOOKS, 1, 0.7))
-            ]
-            hints = [f"; did you mean {hook!r} by {name!r}?" for name, hook in meant]
+            near = {name: difflib.get_close_matches(name, HOOKS, 1, 0.7) for name in sorted(own)}
+            hints = [f"; did you mean {found[0]!r} by {name!r}?" for name, found in near.items() if found]
             hints += ["; forward is never called"] if "forward" in own else []
             raise CheckError(f"{part.scheme} overrides no hook ({', '.join(HOOKS)}){''.join(hints)}")
         asked = part.uses_attention
