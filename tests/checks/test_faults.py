@@ -146,6 +146,29 @@ class TwiceTheScale(PositionEmbedding):
         return x + 2 * self.scale * sign[:, None].to(x.dtype)
 
 
+class OneVector(PositionEmbedding):
+    """A random number, of deviation `scale`, times a chessboard of signs: right."""
+
+    factor = 1
+
+    def __init__(self, geometry, *, scale=0.02):
+        super().__init__(geometry)
+        self.scale = positive(self.scheme, "scale", scale)
+        self.number = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.normal_(self.number, std=self.scale * self.factor)
+
+    def tokens(self, x, grid, layer):
+        patch, channel = (torch.arange(n, device=x.device) for n in x.shape[1:])
+        return x + (self.number * (1 - 2 * ((patch[:, None] + channel) % 2))).to(x.dtype)
+
+
+class OneVectorTwiceTheScale(OneVector):
+    factor = 2
+
+
 class EvenHeads(Distance):
     def __init__(self, geometry, *, slope=0.1):
         if geometry.head_dim % 2:
@@ -640,6 +663,7 @@ FAULTS = [
     (hooks.half_precision, AnglesInHalf, r"autocast bfloat16, grid 512 x 2 .* tokens: relative error .*, allowed is"),
     (hooks.half_precision, AnglesByMatmul, r"autocast bfloat16, grid 512 x 2 .* tokens: relative error"),
     (hooks.scale, TwiceTheScale, r"scale=0.3: expected an RMS within 5 % of it, found 0.6"),
+    (hooks.scale, OneVectorTwiceTheScale, r"scale=0.3: expected an RMS within 5 % of it, found 0.[56]"),
     (hooks.geometries, EvenHeads, "width 1, 1 heads, grid 4 x 6: the error does not name faulty: odd heads"),
     (hooks.geometries, EvenHeadsBySplit, f"width 1, 1 heads, grid 4 x 6: RuntimeError: unflatten.*{HERE}"),
     (hooks.bad_options, AnySlope, r"slope=\[\]: expected a ValueError that names the option, found none"),
@@ -666,7 +690,7 @@ FAULTS = [
 ]  # fmt: skip
 TRAINED = (model.gradients, model.permutation, model.checkpointing, model.optimizer_groups, model.init_weights)
 RIGHT = [Distance, LooksBack, Turns, Waves, RowsAndColumns, Convolution, ByNumber, FewNumbers, OneNumber, BehindAGate]
-RIGHT += [OnlyBuffers]
+RIGHT += [OnlyBuffers, OneVector]
 # What these look at is made by attach out of any scheme.
 OF_THE_HOST = {
     *(model.fused_attention, model.moving_average, model.intermediates, model.input_size),
