@@ -1,7 +1,8 @@
 import re
 
+import faulty_hooks
+import faulty_models
 import pytest
-import test_faults as faults
 
 from vitpos import checks
 from vitpos.checks import export, hooks, model
@@ -22,7 +23,7 @@ def few(monkeypatch):
 
 @pytest.mark.usefixtures("few")
 def test_a_line_for_each_check(capsys):
-    register("faulty")(faults.Unused)
+    register("faulty")(faulty_models.Unused)
     assert main(["check", "faulty(slope=0.2)", "--fast"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[:-1] == [
@@ -39,13 +40,13 @@ def test_a_line_for_each_check(capsys):
 @pytest.mark.parametrize(
     ("cls", "failed"),
     [
-        (faults.Token, "defined           FAILED   faulty overrides no hook"),
+        (faulty_hooks.Token, "defined           FAILED   faulty overrides no hook"),
         (
-            faults.NoLayer,
+            faulty_hooks.NoLayer,
             "shapes            FAILED   grid 4 x 6, float64, layer 0: TypeError: NoLayer.tokens() takes 3",
         ),
         (
-            faults.QueriesOnly,
+            faulty_hooks.QueriesOnly,
             "shapes            FAILED   grid 4 x 6, float64, layer 0: rotate: expected queries and keys",
         ),
     ],
@@ -63,7 +64,7 @@ def test_a_mistake_that_fails_all_is_said_once(cls, failed, capsys):
 
 def test_an_error_of_one_line_is_said_once(capsys, monkeypatch):
     monkeypatch.setattr(checks, "FAST", (hooks.shapes, model.another_grid, model.input_size, model.intermediates))
-    register("faulty")(faults.InModelsOnly)
+    register("faulty")(faulty_models.InModelsOnly)
     assert main(["check", "faulty", "--fast"]) == 1
     out = capsys.readouterr().out
     assert out.count("FAILED   ") == 1

@@ -204,7 +204,7 @@ def _exchanged(scheme: PositionEmbedding, grid: Grid, layer: int) -> dict[str, f
     found = {"spread of tokens": [(spread[middle + step] + spread[middle - step]).item() for step in (rows, columns)]}
     maps = {"tokens": added}
     for number, pairs in enumerate(placed(scheme, grid, layer)):
-        maps[f"attention ({number + 1})"] = pairs.view(-1, patches).T
+        maps[f"attention ({number + 1})"] = pairs.reshape(-1, patches).T
     for name, values in maps.items():
         found[name] = [(values[step:] - values[:-step]).pow(2).mean().item() for step in (columns, rows)]
     return {name: one / other if other > 1e-12 else 1 + one * 1e12 for name, (one, other) in found.items()}
