@@ -181,7 +181,10 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """Training batches, uint8, in the order of (seed, epoch); what is left of the last batch is left out."""
-        return Batches(self._train, self.batch_size, self)
+        batches = Batches(self._train, self.batch_size, self)
+        if not len(batches):  # a callback may have changed the size
+            raise VitposError(f"data.batch_size is {self.batch_size}, but there are {len(self._train)} training images")
+        return batches
 
     def val_dataloader(self) -> Batches:
         """Validation batches, uint8, always in the same order."""
@@ -194,6 +197,8 @@ class ImageData(LightningDataModule):
     def order(self) -> Tensor:
         """The order of the training images in this epoch, a permutation that follows from (seed, epoch)."""
         epoch = self.epoch if self.trainer is None else self.trainer.current_epoch
+        if self.trainer is not None and self.trainer.overfit_batches:
+            epoch = 0  # a part of an epoch, always the same
         return torch.randperm(len(self._train), generator=generator(self.seed, "order", epoch))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

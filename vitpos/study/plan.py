@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
-
 from vitpos.analysis.comparison import Comparison
+from vitpos.configs import check_seed, read_yaml
 from vitpos.errors import VitposError, unknown
 from vitpos.study import tuning
 
@@ -20,6 +19,8 @@ from vitpos.study import tuning
 FORMAT = 1
 # Where a run happens and where its files lie do not change what it computes, so they stay out of its hash.
 PLACE = ("data.root", "data.download", "trainer.default_root_dir", "trainer.accelerator", "trainer.devices")
+# Keys of a config of ``vitpos fit`` that say how one command goes on, not what is computed.
+COMMAND = ("ckpt_path", "weights_only", "config")
 # Axes ``position.NAME`` are options of the schemes (see `vitpos.study.options`).
 OPTION = "position."
 
@@ -94,7 +95,8 @@ class File:
 
     Attributes:
         question: What the study answers.
-        base: A config of ``vitpos fit``, its path relative to the study file.
+        base: A config of ``vitpos fit``, its path relative to the study file; also one that ``--print_config`` printed or
+            that a run saved.
         axes: Dotted config keys and the values to cross; ``position`` is one of them. ``position.NAME`` is the option
             NAME of every scheme that has it; null is each scheme's default.
         seeds: One run of every variant for each.
@@ -158,7 +160,7 @@ def load(path: str | Path) -> Study:
     """
     path = Path(path)
     file = read(path)
-    base = read_yaml(path.parent / file.base)
+    base = {key: value for key, value in read_yaml(path.parent / file.base).items() if key not in COMMAND}
     try:
         check_axes(file)
         check_tuning(file)
@@ -205,6 +207,9 @@ def check_axes(file: File) -> None:
             raise VitposError(f"{key} cannot be an axis: axes are config keys such as model.lr, options of the schemes "
                               f"such as position.{key}, and position; seeds are the key seeds")  # fmt: skip
     check_values({**file.axes, "seeds": file.seeds})
+    for key, seeds in (("seeds", file.seeds), ("tune_seeds", file.tune_seeds)):
+        for seed in seeds:
+            check_seed(seed, f"a seed of {key}")
     positions = [str(value) for value in file.axes["position"]]
     if file.reference not in positions:
         raise unknown("reference", file.reference, positions)
@@ -273,23 +278,6 @@ def fits(value: Any, kind: Any) -> bool:
     if kind == list[int]:
         return isinstance(value, list) and all(type(item) is int for item in value)
     return isinstance(value, getattr(kind, "__origin__", kind))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML file that holds keys and values.
-
-    Raises:
-        VitposError: It cannot be read, is not YAML, or holds something else.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise VitposError(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise VitposError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise VitposError(f"{path} should hold keys and values, got {type(content).__name__}")
-    return content
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

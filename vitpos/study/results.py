@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vitpos.configs import read_yaml
 from vitpos.errors import VitposError
-from vitpos.study.plan import FORMAT, OPTION, File, Run, Study, flatten, read_yaml
+from vitpos.study.plan import FORMAT, OPTION, File, Run, Study, flatten
 from vitpos.study.tuning import tuning_seeds
 
 try:

@@ -1,13 +1,14 @@
 """What a run writes while it trains: metrics per epoch, TensorBoard curves, and lines for people without a terminal."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from vitpos.analysis import probes
@@ -29,7 +30,7 @@ class History(L.Callback):
         self.rows: list[dict[str, float]] = []
         self.start_rms: float | None = None
         self.began = self.ended = 0.0
-        self.images = 0
+        self.images, self.validated = 0, False
         self.made, self.spent = time.perf_counter(), 0.0
 
     @property
@@ -54,7 +55,11 @@ class History(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of the epoch."""
-        self.began, self.images = time.perf_counter(), 0
+        self.began, self.images, self.validated = time.perf_counter(), 0, False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes that the epoch has metrics of validation."""
+        self.validated = not trainer.sanity_checking
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -66,8 +71,9 @@ class History(L.Callback):
         self.images += len(batch[1])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the row of the epoch; validation has run by now."""
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        """Writes the row of the epoch; validation has run by now, if it does in this epoch."""
+        found = trainer.callback_metrics.items()  # those of an earlier validation stay there
+        metrics = {key: float(value) for key, value in found if self.validated or not key.startswith("val/")}
         metrics["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         metrics["images_per_second"] = self.images / (self.ended - self.began)
         row = {"epoch": trainer.current_epoch + 1, **metrics}
@@ -103,6 +109,15 @@ class Similarity(L.Callback):
         self.draw(trainer, pl_module)
 
 
+class Last(ModelCheckpoint):
+    """Keeps the checkpoint that a run goes on from, apart from all that the user's own callbacks keep."""
+
+    @property
+    def state_key(self) -> str:
+        """The name of its state in the checkpoint; Lightning refuses two callbacks of one name."""
+        return "vitpos.Last"
+
+
 class Bar(TQDMProgressBar):
     """Lightning's progress bar, without the version of the logger, which is a word here."""
 
@@ -136,6 +151,8 @@ class EpochLines(L.Callback):
         """Prints the epoch's line."""
         row, done = self.history.rows[-1], trainer.current_epoch + 1
         epochs = trainer.max_epochs or done
+        if epochs < 0:  # max_steps alone says how long
+            epochs = math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / trainer.num_training_batches)
         left = (time.perf_counter() - self.began) / (done - self.first) * (epochs - done)
         parts = [f"epoch {done}/{epochs}", f"loss {row['train/loss']:.3f}"]
         if "val/accuracy" in row:

@@ -3,69 +3,26 @@
 import itertools
 import logging
 import re
+import shlex
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from vitpos.configs import check_seed, refuse_twice
 from vitpos.data.module import ImageData
-from vitpos.errors import VitposError, unknown
-from vitpos.train.callbacks import Bar, EpochLines, History, Similarity
+from vitpos.errors import VitposError
+from vitpos.train.callbacks import Bar, EpochLines, History, Last, Similarity
+from vitpos.train.flags import check_flags, check_length, in_one_process
+from vitpos.train.parser import Parser, refused
 from vitpos.train.speed import keep_memory
 from vitpos.train.task import Classifier
-
-
-class Parser(LightningArgumentParser):
-    """Says what is wrong with an option or a key of a config in one line, with the nearest that exists."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Raises the error instead of printing the usage, which here is two hundred lines long.
-
-        Raises:
-            VitposError: Always.
-        """
-        raise readable(" ".join(message.split()), list(destinations(self)))
-
-
-def destinations(parser: Any) -> Iterator[str]:
-    """Names all keys of a parser and of its subcommands."""
-    for action in parser._actions:
-        if isinstance(action.choices, dict):
-            for subparser in action.choices.values():
-                yield from destinations(subparser)
-        elif action.dest not in ("help", "print_config", "print_shtab", "model.position", "model.seed", "data.seed"):
-            yield action.dest
-
-
-def readable(text: str, keys: list[str]) -> VitposError:
-    """Turns what jsonargparse says about a mistake into what a user wants to know."""
-    key = r"(?:(?:[Uu]nrecognized arguments: --)|(?:(?:[Oo]ption|key|Key) '))([\w.]+)"
-    refused = re.search(r"nrecognized arguments|not accept|not expected", text)
-    if refused and (found := re.search(key, text)):
-        group = re.search(r"Group '([\w.]+)'", text)
-        return unknown_key(f"{group[1]}.{found[1]}" if group else found[1], keys)
-    wanted = r"(?:Expected an? (.*?)\. Got value|Does not .* Subtypes: \[(.*?)\] Errors: .*Given value)"
-    if found := re.search(rf'"([\w.]+)": .*?{wanted}: (.*)$', text):
-        kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", found[2] or found[3]).replace("NoneType", "null")
-        kind = kind.replace("typing.Literal", "one of ") if "[" in kind else kind.replace(", ", " or ")
-        return VitposError(f"{found[1]} should be {kind}, got {found[4]!r}")
-    text = re.sub(r'^(Parser )?key "config": | "<unicode string>",', "", text)
-    return VitposError(text.replace("Unexpected config", "a config should hold keys and values, got"))
-
-
-def unknown_key(key: str, keys: list[str]) -> VitposError:
-    """Makes the error for an unknown key; the known ones are those beside it, since all would fill a screen."""
-    group = key.rpartition(".")[0]
-    beside = {known for known in keys if known.rpartition(".")[0] == group}
-    return unknown("option", key, beside or {known.partition(".")[0] for known in keys})
 
 
 def command(words: list[str]) -> None:
@@ -104,24 +61,27 @@ class VitposCLI(LightningCLI):
         warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")  # validate needs no history
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own, against torch 2.14
         sys.argv = sys.argv[:1]  # LightningCLI warns when both this and args are given
-        super().__init__(
-            Classifier,
-            ImageData,
-            seed_everything_default=0,
-            trainer_defaults={
-                "max_epochs": 100,
-                "devices": 1,
-                "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
-                "log_every_n_steps": 1,
-            },
-            save_config_kwargs={"overwrite": True},
-            parser_class=Parser,
-            auto_configure_optimizers=False,
-            parser_kwargs={"allow_abbrev": False},
-            args=args,
-            run=run,
-        )
+        try:
+            super().__init__(
+                Classifier,
+                ImageData,
+                seed_everything_default=0,
+                trainer_defaults={
+                    "max_epochs": 100,
+                    "devices": 1,
+                    "num_sanity_val_steps": 0,
+                    "enable_model_summary": False,
+                    "log_every_n_steps": 1,
+                },
+                save_config_kwargs={"overwrite": True},
+                parser_class=Parser,
+                auto_configure_optimizers=False,
+                parser_kwargs={"allow_abbrev": False},
+                args=args,
+                run=run,
+            )
+        except Exception as error:
+            raise refused(error) or error from error
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -143,14 +103,16 @@ class VitposCLI(LightningCLI):
             VitposError: A mistake in the options or the config, or no checkpoint where one is needed.
         """
         try:
+            for word in args if isinstance(args, list) else ():
+                if (file := Path(word.rpartition("=")[2])).suffix in (".yaml", ".yml") and file.is_file():
+                    refuse_twice(file)
             super().parse_arguments(parser, args)
         except VitposError as error:
             files = [word for option, word in itertools.pairwise(args) if option in ("--config", "-c")]
             where = ", ".join(file for file in files if file not in str(error))
             raise VitposError(f"{error} (config: {where})" if where else str(error)) from error
         self.subcommand = self.config.get("subcommand")
-        if isinstance(seed := self._get(self.config, "seed_everything"), bool):
-            raise VitposError(f"seed_everything should be a whole number, got {str(seed).lower()}")
+        check_seed(self._get(self.config, "seed_everything"), "seed_everything")
         if self.subcommand is None:
             return
         options = self.config[self.subcommand]
@@ -189,9 +151,7 @@ class VitposCLI(LightningCLI):
                 f"{folder} already holds a run of {finished_epochs(last)} epochs; go on with --ckpt_path last, "
                 "or name another folder with --trainer.default_root_dir"
             )
-        devices = len(config.devices) if isinstance(config.devices, list) else config.devices
-        if devices not in (1, "1"):  # more would start this command once per device
-            raise VitposError(f"a run takes one device, got trainer.devices={config.devices!r}")
+        check_flags(config)
         kwargs["default_root_dir"] = folder
         if config.precision is None:
             kwargs["precision"] = "bf16-mixed" if fast_bf16(config.accelerator) else "32-true"
@@ -201,25 +161,30 @@ class VitposCLI(LightningCLI):
                 f"trainer.precision is {config.precision}, but {torch.cuda.get_device_name()} has no bfloat16; "
                 "use 32-true or 16-mixed, or leave it out"
             )
-        bar = sys.stderr.isatty() and not self.prefix and config.enable_progress_bar is not False
-        kwargs["enable_progress_bar"] = bar
+        given = listed(config.callbacks)
+        theirs = any(isinstance(callback, ProgressBar) for callback in given)
+        bar = sys.stderr.isatty() and not self.prefix and config.enable_progress_bar is not False and not theirs
+        if not theirs:
+            kwargs["enable_progress_bar"] = bar
         bars: list[Callback] = [Bar()] if bar else []
+        kwargs["plugins"] = in_one_process(listed(config.plugins))
         if self.subcommand not in (None, "fit"):
-            return self.make_trainer(
-                **kwargs, logger=False, enable_checkpointing=False, callbacks=[*(config.callbacks or []), *bars]
-            )
+            kwargs |= {"logger": False, "enable_checkpointing": False, "callbacks": [*given, *bars]}
+            return super().instantiate_trainer(**kwargs)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise VitposError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
         history = self.history = History(folder)
         kwargs["callbacks"] = [
-            *(config.callbacks or []),
+            *given,
             history,
             Similarity(),
-            *(bars or [EpochLines(folder, self.prefix or folder.name, history)]),
-            ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
+            *(bars if bar or theirs else [EpochLines(folder, self.prefix or folder.name, history)]),
         ]
+        if config.enable_checkpointing is not False:
+            last_epoch = Last(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+            kwargs["callbacks"].append(last_epoch)
         if config.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(
                 folder,
@@ -228,18 +193,17 @@ class VitposCLI(LightningCLI):
                 default_hp_metric=False,  # else every run shows hp_metric = -1
                 purge_step=finished_epochs(last) + 1 if going_on and last.exists() else None,
             )
-        return self.make_trainer(**kwargs)
-
-    def make_trainer(self, **kwargs: Any) -> Trainer:
-        """Makes the trainer; what Lightning has against its options becomes one line."""
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ModuleNotFoundError) as error:
-            raise VitposError(f"trainer: {' '.join(str(error).split())}") from error
+        trainer = super().instantiate_trainer(**kwargs)
+        check_length(trainer)
+        return trainer
 
     def after_fit(self) -> None:
         """Says where the run lies."""
-        print(f"written to {self.folder}; curves: tensorboard --logdir {self.folder}")
+        if self.trainer.fast_dev_run:
+            print("a trial of the code (trainer.fast_dev_run): no checkpoint is kept, no curves")
+            return
+        folders = [str(logger.save_dir) for logger in self.trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        print(f"written to {self.folder}" + "".join(f"; curves: tensorboard --logdir {shlex.quote(f)}" for f in folders))
 
     def after_validate(self) -> None:
         """Prints the metrics."""
@@ -247,6 +211,11 @@ class VitposCLI(LightningCLI):
             print(f"{key} {float(value):.4f}")
 
     after_test = after_validate
+
+
+def listed(given: Any) -> list[Any]:
+    """Makes a list of an option that may be one thing, several or none."""
+    return given if isinstance(given, list) else [] if given is None else [given]
 
 
 def slug(text: str) -> str:

@@ -137,6 +137,7 @@ class Classifier(L.LightningModule):
                 label_smoothing=options["label_smoothing"],
                 num_classes=data.num_classes,
             )
+        self.example_input_array = torch.zeros(1, data.in_chans, *data.img_size)  # for Lightning's model summary
         self.net = cast(VisionTransformer, net)
         return self.net
 
@@ -205,11 +206,21 @@ class Classifier(L.LightningModule):
             raise VitposError("the network is not built yet: call build(data) or let the trainer do it")
         decay = self.hparams["weight_decay"]
         groups = param_groups_weight_decay(net, weight_decay=decay, no_weight_decay_list=net.no_weight_decay())
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], fused=True)
+        # Lightning clips in mixed precision what is not fused only
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], fused=not self.trainer.gradient_clip_val)
+        self.trainer.fit_loop.setup_data()  # where training is so many steps, the batches of an epoch are not counted yet
+        schedule = {"scheduler": self.schedule(optimizer), "interval": "step"}
+        # Lightning takes timm's schedulers, but its types name torch's only.
+        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": schedule})
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> CosineLRScheduler:
+        """Makes the course of the learning rate: linear warm-up, then a cosine to 0 at the last step."""
         steps = int(self.trainer.estimated_stepping_batches)
         epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches  # in steps
         warmup = max(min(round(self.hparams["warmup_epochs"] * epoch), steps - 1), 0)
-        scheduler = CosineLRScheduler(
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = self.hparams["lr"]
+        return CosineLRScheduler(
             optimizer,
             t_initial=steps - warmup,
             warmup_t=warmup,
@@ -217,10 +228,17 @@ class Classifier(L.LightningModule):
             warmup_prefix=True,
             t_in_epochs=False,
         )
-        schedule = {"scheduler": scheduler, "interval": "step"}
-        # Lightning takes timm's schedulers, but its types name torch's only.
-        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": schedule})
+
+    def on_train_start(self) -> None:
+        """Makes the schedule anew, since a finder of the rate or of the batch size changes what it was made from."""
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, CosineLRScheduler):
+                config.scheduler = self.schedule(config.scheduler.optimizer)
+                self.lr_scheduler_step(config.scheduler, None)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Moves timm's scheduler to the step that comes next."""
-        scheduler.step_update(self.global_step)
+        """Moves timm's scheduler to the step that comes next, and one of torch's by one step."""
+        if isinstance(scheduler, CosineLRScheduler):
+            scheduler.step_update(self.global_step)
+        else:  # of a callback's
+            super().lr_scheduler_step(scheduler, metric)
