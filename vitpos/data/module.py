@@ -201,8 +201,10 @@ class ImageData(LightningDataModule):
             epoch = 0  # a part of an epoch, always the same
         return torch.randperm(len(self._train), generator=generator(self.seed, "order", epoch))
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: Batch | Tensor, dataloader_idx: int) -> Batch | Tensor:
         """Augments a batch where the trainer trains, and normalises it; the step is that of the trainer."""
+        if isinstance(batch, Tensor):  # the example of Lightning's model summary
+            return batch
         images, labels = batch
         if self.trainer is None:
             return self.normalise(images), labels

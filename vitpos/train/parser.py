@@ -79,7 +79,8 @@ def of_a_class(text: str, errors: str, given: str) -> VitposError:
     reason = telling[0] if telling else f"got {given}"
     reason = re.sub(r"Problem with given class_path '([\w.]+)':", lambda found: f"{found[1].rpartition('.')[2]}:", reason)
     if found := re.match(r"Expected a dot import path string: (.*)", reason):
-        return unknown(f"class of {key}", found[1], loggers.__all__ if kind == "logger" else callbacks.__all__)
+        known = {*(loggers if kind == "logger" else callbacks).__all__} - {found[1]}  # which lacks what it needs
+        return unknown(f"class of {key}", found[1], known)
     if found := re.match(r"the following arguments are required: (.*)", reason):
         names = re.findall(r"class_path='[\w.]*?(\w+)'", given)
         reason = f"{names[-1] if names else 'it'} needs {found[1]}"
@@ -105,5 +106,6 @@ def refused(error: Exception) -> VitposError | None:
         return None
     if isinstance(error, MisconfigurationException | ModuleNotFoundError):  # their words are meant for the user
         return VitposError(f"trainer: {text}")
+    said = f"{type(error).__name__}: {text}".removesuffix(": ")
     where = Path(frames[-1].filename).relative_to(LIGHTNING)
-    return VitposError(f"trainer: {type(error).__name__}: {text} (lightning/{where}, line {frames[-1].lineno})")
+    return VitposError(f"trainer: {said} (lightning/{where}, line {frames[-1].lineno})")
