@@ -29,7 +29,7 @@ class History(L.Callback):
         self.rows: list[dict[str, float]] = []
         self.start_rms: float | None = None
         self.began = self.ended = 0.0
-        self.images = 0
+        self.images, self.busy = 0, 0.0
         self.made, self.spent = time.perf_counter(), 0.0
 
     @property
@@ -39,17 +39,21 @@ class History(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what the checkpoint keeps."""
-        return {"rows": self.rows, "start_rms": self.start_rms, "seconds": self.seconds}
+        epoch = {"images": self.images, "busy": self.ended - self.began}
+        return {"rows": self.rows, "start_rms": self.start_rms, "seconds": self.seconds, **epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the epochs up to the checkpoint back; later ones are trained again."""
         self.rows, self.start_rms = list(state_dict["rows"]), state_dict["start_rms"]
-        self.spent = state_dict["seconds"]
+        self.spent, self.images, self.busy = (state_dict[key] for key in ("seconds", "images", "busy"))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the epochs that the checkpoint brought, and notes the table's amplitude at the start."""
-        if not self.rows:
+        if trainer.global_step == 0:
             self.start_rms = amplitude(pl_module)
+        del self.rows[trainer.current_epoch :]  # of an epoch that was cut short and now goes on
+        self.began = time.perf_counter() - self.busy
+        self.ended = self.began + self.busy
         self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -95,7 +99,7 @@ class Similarity(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws the start, unless a checkpoint goes on."""
-        if trainer.current_epoch == 0:
+        if trainer.global_step == 0:
             self.draw(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

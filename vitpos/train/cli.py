@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -18,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError, unknown
+from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import Bar, EpochLines, History, Similarity
 from vitpos.train.speed import keep_memory
 from vitpos.train.task import Classifier
@@ -89,12 +91,16 @@ class VitposCLI(LightningCLI):
         args: Config as a dictionary, or the command line as a list.
         run: Whether to carry the subcommand out; without, ``trainer``, ``model`` and ``datamodule`` are made only.
         prefix: What the lines of progress begin with; without one the terminal gets a progress bar.
+        checkpoint: Without a subcommand, the checkpoint that training will go on from.
     """
 
     history: History
 
-    def __init__(self, args: dict[str, Any] | list[str], *, run: bool, prefix: str = "") -> None:
+    def __init__(
+        self, args: dict[str, Any] | list[str], *, run: bool, prefix: str = "", checkpoint: Path | None = None
+    ) -> None:
         self.prefix = prefix
+        self.checkpoint = None if checkpoint is None else checkpoints.read(checkpoint)
         keep_memory()
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
@@ -157,11 +163,56 @@ class VitposCLI(LightningCLI):
         if self.subcommand != "fit" and options.ckpt_path is None:
             raise VitposError(f"{self.subcommand} needs a checkpoint: --ckpt_path, such as runs/x/last.ckpt")
         if options.ckpt_path == "last":
-            last = self.folder / "last.ckpt"
-            options.ckpt_path = None if self.subcommand == "fit" and not last.exists() else str(last)
-        if options.ckpt_path is not None:  # the model's options come from the checkpoint, by LightningCLI
-            trained = read_checkpoint(Path(options.ckpt_path))["hyper_parameters"]
-            options.position, options.seed_everything = trained["position"], trained["seed"]
+            fresh = self.subcommand == "fit" and not checkpoints.candidates(self.folder)
+            options.ckpt_path = None if fresh else str(checkpoints.newest(self.folder))
+        elif options.ckpt_path is not None and checkpoints.candidates(Path(options.ckpt_path)):
+            options.ckpt_path = str(checkpoints.newest(Path(options.ckpt_path)))
+        if options.ckpt_path is not None:
+            self.checkpoint = checkpoints.read(Path(options.ckpt_path))
+            self.take_options(options, parser.parse_args(args, defaults=False)[self.subcommand])
+
+    def take_options(self, options: Any, given: Any) -> None:
+        """Takes from the checkpoint the options that are not given; `check_checkpoint` compares those that are.
+
+        Raises:
+            VitposError: The checkpoint names a file of a scheme that was not given in so many words: it would be run.
+        """
+        trained = self.checkpoint["vitpos"]["options"]
+        if "position" not in given and checkpoints.runs_a_file(trained["position"]):
+            raise VitposError(
+                f"{options.ckpt_path} was trained with a scheme from a file, which is run only where it is named: "
+                f"pass --position {trained['position']!r}"
+            )
+        for key, value in trained.items():
+            automatic = key == "trainer.precision" and value == chosen_precision(options.trainer.accelerator)
+            wanted = self.subcommand == "fit" or not key.startswith("trainer.") or key == "trainer.precision"
+            if key not in given and wanted and not automatic:
+                options[key] = value
+        options["model.position"], options["model.seed"] = options.position, int(options.seed_everything)
+        options["data.seed"] = int(options.seed_everything)
+
+    def _parse_ckpt_path(self) -> None:
+        """Does what LightningCLI does here in `take_options`: its own would pass over options that are given."""
+
+    def check_checkpoint(self) -> None:
+        """Refuses options that contradict the checkpoint, before anything is written.
+
+        Raises:
+            VitposError: What differs, with both values.
+        """
+        if self.checkpoint is not None:
+            checkpoints.check(
+                self.checkpoint, self.model, self.datamodule, self.trainer, train=self.subcommand in (None, "fit")
+            )
+
+    before_validate = before_test = check_checkpoint
+
+    def before_fit(self) -> None:
+        """Compares with the checkpoint, and leaves its path out of the saved config, so that it repeats the whole run."""
+        self.check_checkpoint()
+        self.config["fit"]["ckpt_path"] = None
+        if self.checkpoint is None and not self.trainer.fast_dev_run:
+            checkpoints.discard(self.folder)
 
     @property
     def folder(self) -> Path:
@@ -182,19 +233,17 @@ class VitposCLI(LightningCLI):
         """
         config = self._get(self.config_init, "trainer")
         folder = self.folder
-        last = folder / "last.ckpt"
-        going_on = self.subcommand is None or self._get(self.config, "ckpt_path") is not None
-        if self.subcommand == "fit" and last.exists() and not going_on:
+        if self.subcommand == "fit" and self.checkpoint is None and checkpoints.candidates(folder):
             raise VitposError(
-                f"{folder} already holds a run of {finished_epochs(last)} epochs; go on with --ckpt_path last, "
-                "or name another folder with --trainer.default_root_dir"
+                f"{folder} already holds a run; go on with --ckpt_path last, or name another folder with "
+                "--trainer.default_root_dir"
             )
         devices = len(config.devices) if isinstance(config.devices, list) else config.devices
         if devices not in (1, "1"):  # more would start this command once per device
             raise VitposError(f"a run takes one device, got trainer.devices={config.devices!r}")
         kwargs["default_root_dir"] = folder
         if config.precision is None:
-            kwargs["precision"] = "bf16-mixed" if fast_bf16(config.accelerator) else "32-true"
+            kwargs["precision"] = chosen_precision(config.accelerator)
             torch.backends.cuda.matmul.fp32_precision = "tf32"  # of the products that stay in float32
         elif str(config.precision).startswith("bf16") and on_gpu(config.accelerator) and not fast_bf16("cuda"):
             raise VitposError(
@@ -220,13 +269,16 @@ class VitposCLI(LightningCLI):
             *(bars or [EpochLines(folder, self.prefix or folder.name, history)]),
             ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
         ]
+        plugins = listed(config.plugins)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, checkpoints.WholeFiles()]
         if config.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(
                 folder,
                 name="",
                 version="tensorboard",
                 default_hp_metric=False,  # else every run shows hp_metric = -1
-                purge_step=finished_epochs(last) + 1 if going_on and last.exists() else None,
+                purge_step=None if self.checkpoint is None else checkpoints.done(self.checkpoint)[0] + 1,
             )
         return self.make_trainer(**kwargs)
 
@@ -239,6 +291,10 @@ class VitposCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Says where the run lies."""
+        if self.checkpoint is not None and self.checkpoint["global_step"] == self.trainer.global_step:
+            epochs = checkpoints.done(self.checkpoint)[0]
+            print(f"nothing left to do: the run has its {epochs} epochs; for more of them: --trainer.max_epochs")
+            return
         print(f"written to {self.folder}; curves: tensorboard --logdir {self.folder}")
 
     def after_validate(self) -> None:
@@ -254,26 +310,14 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.+]+", "-", text).strip("-")
 
 
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Reads a checkpoint of `Classifier`.
-
-    Raises:
-        VitposError: There is no such file, or it is no checkpoint.
-    """
-    if not file.exists():
-        raise VitposError(f"no checkpoint {file}")
-    try:
-        checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        if {"epoch", "hyper_parameters"} <= checkpoint.keys():
-            return checkpoint
-    except Exception as error:  # torch raises half a dozen kinds for a damaged file
-        raise VitposError(f"{file} is damaged ({type(error).__name__}): remove it to start over") from error
-    raise VitposError(f"{file} is no checkpoint of vitpos fit: it holds {', '.join(map(str, checkpoint))[:80]}")
+def listed(given: Any) -> list[Any]:
+    """Makes a list of an option that may be one thing, several or none."""
+    return given if isinstance(given, list) else [] if given is None else [given]
 
 
-def finished_epochs(checkpoint: Path) -> int:
-    """Reads how many epochs a checkpoint holds (errors as `read_checkpoint`)."""
-    return int(read_checkpoint(checkpoint)["epoch"]) + 1
+def chosen_precision(accelerator: str) -> str:
+    """Returns the precision where none is asked for: bf16 where the hardware has it."""
+    return "bf16-mixed" if fast_bf16(accelerator) else "32-true"
 
 
 def on_gpu(accelerator: str) -> bool:

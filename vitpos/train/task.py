@@ -1,5 +1,6 @@
 """The training task: a timm ViT, a position scheme, and the recipe that is the same for all of them."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -19,6 +20,7 @@ from vitpos import positions
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError, unknown
 from vitpos.seeding import derive
+from vitpos.train import checkpoint as checkpoints
 from vitpos.train.speed import Attention, Compile, choose_attention, compiles
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -80,6 +82,10 @@ class Classifier(L.LightningModule):
         self.net: VisionTransformer | None = None
         self.mix: Mixup | None = None
         self.right: list[torch.Tensor] = []
+        self.run_hash: str | None = None  # of the run of a study
+        self.sources = checkpoints.trail([])
+        self._trained: dict[str, Any] | None = None
+        self._brought: checkpoints.Checkpoint = {}
         self.step: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = self.loss
 
     @property
@@ -139,6 +145,61 @@ class Classifier(L.LightningModule):
             )
         self.net = cast(VisionTransformer, net)
         return self.net
+
+    def on_fit_start(self) -> None:
+        """Notes the options before callbacks change them from epoch to epoch."""
+        self._trained = checkpoints.describe(self, self.data, self.trainer)
+
+    def on_save_checkpoint(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Adds what the weights belong to, and of an epoch in progress its means and gradients."""
+        mean, deviation = self.data.moments
+        belongs = self._trained or checkpoints.describe(self, self.data, self.trainer)
+        checkpoint["vitpos"] = {
+            **belongs,
+            "data": {**belongs["data"], "mean": mean.flatten().tolist(), "deviation": deviation.flatten().tolist()},
+            "geometry": dataclasses.asdict(cast(Any, self.net).pos_embed.geometry),
+            "hash": self.run_hash,
+            "sources": self.sources,
+            "batches": self.trainer.num_training_batches,
+            **checkpoints.epoch_so_far(self, self.trainer),
+        }
+
+    def on_load_checkpoint(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Takes the normalisation of the training data, and makes training go on at the step that comes next.
+
+        Raises:
+            VitposError: The data are not those that the checkpoint was trained on, or it is of an older version.
+        """
+        if "vitpos" not in checkpoint:
+            raise VitposError("the checkpoint is of an older version of vitpos, which did not keep its data in it")
+        brought = checkpoint["vitpos"]
+        train, data = self.trainer.state.fn == "fit", brought["data"]
+        checkpoints.check_data(data, self.data.describe(), train=train)
+        mean, deviation = (torch.tensor(data[key])[:, None, None] for key in ("mean", "deviation"))
+        self.data.moments = mean, deviation
+        self.sources = checkpoints.trail(brought["sources"])
+        if train:
+            inside = checkpoints.done(checkpoint)[1]
+            self._brought = {**brought, **({} if inside else {"sums": {}, "gradients": {}})}
+            checkpoints.settle(checkpoint)
+            for state in checkpoint.get("lr_schedulers", []):
+                if "t_initial" in state:
+                    state.clear()  # timm's is a function of the step and of what is asked for now
+
+    def on_train_start(self) -> None:
+        """Sets the rate of the step that comes next, where a run goes on, and its gradients accumulated so far."""
+        if self._brought:
+            for config in self.trainer.lr_scheduler_configs:
+                self.lr_scheduler_step(config.scheduler, None)
+            for name, parameter in self.named_parameters():
+                if (gradient := self._brought["gradients"].get(name)) is not None:
+                    parameter.grad = gradient.to(parameter.device)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Adds what the epoch had summed up before it went on."""
+        if self._brought:
+            checkpoints.add_sums(self._brought["sums"], self.trainer)
+            self._brought = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Computes logits (B, classes) from normalised images (B, C, H, W)."""
