@@ -181,7 +181,7 @@ def settle(checkpoint: Checkpoint) -> None:
 
 def options(model: "Classifier", data: "ImageData", trainer: Trainer) -> dict[str, Any]:
     """Returns the options that enter training, by their names on the command line."""
-    own = {**model.hparams}
+    own = {key: value for key, value in model.hparams.items() if not key.startswith("_")}  # not Lightning's
     position, seed = own.pop("position"), own.pop("seed")
     used = {key: getattr(trainer, key) for key in _TRAINER} | {"max_epochs": trainer.max_epochs}
     algorithm = trainer.gradient_clip_algorithm
@@ -190,7 +190,7 @@ def options(model: "Classifier", data: "ImageData", trainer: Trainer) -> dict[st
         "position": position,
         "seed_everything": seed,
         **{f"model.{key}": value for key, value in own.items()},
-        **{f"data.{key}": value for key, value in data.hparams.items() if key != "seed"},
+        **{f"data.{key}": value for key, value in data.hparams.items() if key != "seed" and key[0] != "_"},
         **{f"trainer.{key}": value for key, value in used.items()},
     }
 

@@ -1,6 +1,7 @@
 """The command line of one run: ``vitpos fit``, ``validate`` and ``test``, by LightningCLI."""
 
 import itertools
+import json
 import logging
 import re
 import sys
@@ -169,27 +170,29 @@ class VitposCLI(LightningCLI):
             options.ckpt_path = str(checkpoints.newest(Path(options.ckpt_path)))
         if options.ckpt_path is not None:
             self.checkpoint = checkpoints.read(Path(options.ckpt_path))
-            self.take_options(options, parser.parse_args(args, defaults=False)[self.subcommand])
+            self.take_options(parser, args, options)
 
-    def take_options(self, options: Any, given: Any) -> None:
+    def take_options(self, parser: LightningArgumentParser, args: list[str], options: Any) -> None:
         """Takes from the checkpoint the options that are not given; `check_checkpoint` compares those that are.
 
         Raises:
             VitposError: The checkpoint names a file of a scheme that was not given in so many words: it would be run.
         """
         trained = self.checkpoint["vitpos"]["options"]
-        if "position" not in given and checkpoints.runs_a_file(trained["position"]):
+        position = trained["position"]
+        if checkpoints.runs_a_file(position) and not checkpoints.same_scheme(position, options.position):
             raise VitposError(
-                f"{options.ckpt_path} was trained with a scheme from a file, which is run only where it is named: "
-                f"pass --position {trained['position']!r}"
+                f"{options.ckpt_path} was trained with a scheme from a file, which is run only if you name it: "
+                f"pass --position {position!r}"
             )
+        config: dict[str, Any] = {}
         for key, value in trained.items():
+            group, _, name = key.rpartition(".")
             automatic = key == "trainer.precision" and value == chosen_precision(options.trainer.accelerator)
-            wanted = self.subcommand == "fit" or not key.startswith("trainer.") or key == "trainer.precision"
-            if key not in given and wanted and not automatic:
-                options[key] = value
-        options["model.position"], options["model.seed"] = options.position, int(options.seed_everything)
-        options["data.seed"] = int(options.seed_everything)
+            if not automatic and (self.subcommand == "fit" or group != "trainer" or name == "precision"):
+                (config.setdefault(group, {}) if group else config)[name] = value
+        self.config = parser.parse_args([args[0], "--config", json.dumps(config), *args[1:]])  # what comes later wins
+        self.config[args[0]].ckpt_path = options.ckpt_path
 
     def _parse_ckpt_path(self) -> None:
         """Does what LightningCLI does here in `take_options`: its own would pass over options that are given."""
@@ -208,7 +211,7 @@ class VitposCLI(LightningCLI):
     before_validate = before_test = check_checkpoint
 
     def before_fit(self) -> None:
-        """Compares with the checkpoint, and leaves its path out of the saved config, so that it repeats the whole run."""
+        """Compares with the checkpoint, and leaves its path out of the saved config, which repeats the whole run."""
         self.check_checkpoint()
         self.config["fit"]["ckpt_path"] = None
         if self.checkpoint is None and not self.trainer.fast_dev_run:
@@ -233,9 +236,13 @@ class VitposCLI(LightningCLI):
         """
         config = self._get(self.config_init, "trainer")
         folder = self.folder
-        if self.subcommand == "fit" and self.checkpoint is None and checkpoints.candidates(folder):
+        if self.subcommand == "fit" and self.checkpoint is None and (files := checkpoints.candidates(folder)):
+            try:
+                held = f"a run of {checkpoints.done(checkpoints.read(files[0]))[0]} epochs"
+            except checkpoints.CheckpointError:
+                held = "a run with a damaged checkpoint"
             raise VitposError(
-                f"{folder} already holds a run; go on with --ckpt_path last, or name another folder with "
+                f"{folder} already holds {held}; go on with --ckpt_path last, or name another folder with "
                 "--trainer.default_root_dir"
             )
         devices = len(config.devices) if isinstance(config.devices, list) else config.devices
