@@ -135,9 +135,9 @@ def newest(folder: Path) -> Path:
             read(file)
         except VitposError as error:
             if file == files[-1]:
-                raise CheckpointError(f"{error}; remove it to start over" if file.exists() else str(error)) from error
-            print(f"{error}; goes on from the one before, {files[-1]}", flush=True)
-            file.unlink()  # else it would take the place of the whole one when the next is written
+                way = f"; to start over, remove {' and '.join(map(str, files))}" if file.exists() else ""
+                raise CheckpointError(f"{error}{way}") from error
+            print(f"{error}; taking the one before, {files[-1]}", flush=True)
         else:
             return file
     raise AssertionError
@@ -152,6 +152,15 @@ def done(checkpoint: Checkpoint) -> tuple[int, int]:
     if 0 < batches < checkpoint["vitpos"]["batches"]:  # max_steps or max_time ended the epoch before its last batch
         return epochs["processed"] - 1, batches
     return epochs["processed"], 0
+
+
+def purge_step(checkpoint: Checkpoint | None, max_epochs: int | None, max_steps: int) -> int | None:
+    """Returns from which epoch on a run that goes on draws its curves anew; None where it draws nothing."""
+    if checkpoint is None:
+        return None
+    epochs, _ = done(checkpoint)
+    over = 0 <= max_steps <= checkpoint["global_step"] or 0 <= (max_epochs or -1) <= epochs
+    return None if over else epochs + 1
 
 
 def settle(checkpoint: Checkpoint) -> None:

@@ -213,7 +213,13 @@ class VitposCLI(LightningCLI):
     def before_fit(self) -> None:
         """Compares with the checkpoint, and leaves its path out of the saved config, which repeats the whole run."""
         self.check_checkpoint()
+        if (path := self.config["fit"]["ckpt_path"]) and Path(path) == checkpoints.previous(last := self.folder / "last.ckpt"):
+            last.unlink(missing_ok=True)  # damaged, it would take the place of the whole one when the next is written
         self.config["fit"]["ckpt_path"] = None
+        for key in checkpoints.LENGTH if self.checkpoint else ():
+            old, new = self.checkpoint["vitpos"]["options"][key], getattr(self.trainer, key.rpartition(".")[2])
+            if old != new:
+                print(f"{key} is {new}, it was {old}: the learning rate follows the new length from here on")
         if self.checkpoint is None and not self.trainer.fast_dev_run:
             checkpoints.discard(self.folder)
 
@@ -285,7 +291,7 @@ class VitposCLI(LightningCLI):
                 name="",
                 version="tensorboard",
                 default_hp_metric=False,  # else every run shows hp_metric = -1
-                purge_step=None if self.checkpoint is None else checkpoints.done(self.checkpoint)[0] + 1,
+                purge_step=checkpoints.purge_step(self.checkpoint, config.max_epochs, config.max_steps),
             )
         return self.make_trainer(**kwargs)
 
@@ -299,8 +305,8 @@ class VitposCLI(LightningCLI):
     def after_fit(self) -> None:
         """Says where the run lies."""
         if self.checkpoint is not None and self.checkpoint["global_step"] == self.trainer.global_step:
-            epochs = checkpoints.done(self.checkpoint)[0]
-            print(f"nothing left to do: the run has its {epochs} epochs; for more of them: --trainer.max_epochs")
+            steps = self.trainer.global_step
+            print(f"nothing left to do after {steps} steps; for more, raise --trainer.max_epochs or --trainer.max_steps")
             return
         print(f"written to {self.folder}; curves: tensorboard --logdir {self.folder}")
 
