@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from vitpos.errors import VitposError
 from vitpos.positions import text as scheme_text
@@ -206,10 +207,11 @@ def options(model: "Classifier", data: "ImageData", trainer: Trainer) -> dict[st
 
 def describe(model: "Classifier", data: "ImageData", trainer: Trainer) -> dict[str, Any]:
     """Returns what the weights belong to, as a checkpoint keeps it; called at the start of training."""
-    given = options(model, data, trainer)
+    given, callbacks = options(model, data, trainer), getattr(trainer, "callbacks", [])
     return {
         "position": given["position"],
         "files": list(scheme_text.digests(given["position"]).values()),
+        "accumulation": [str(c.scheduling) for c in callbacks if isinstance(c, GradientAccumulationScheduler)],
         "options": given,
         "data": data.describe(),
     }
@@ -240,6 +242,9 @@ def check(checkpoint: Checkpoint, model: "Classifier", data: "ImageData", traine
     check_data(then["data"], now["data"], train=train)
     if not train:
         return
+    if then["accumulation"] != now["accumulation"]:
+        ours, theirs = (", ".join(each["accumulation"]) or "none" for each in (now, then))
+        raise CheckpointError(f"GradientAccumulationScheduler is {ours}, but the checkpoint was trained with {theirs}")
     if then["files"] != now["files"]:
         raise CheckpointError(f"the file of {now['position']} changed since the checkpoint was trained")
     settle({"vitpos": then, "loops": _copied(checkpoint["loops"])})
@@ -310,7 +315,8 @@ def epoch_so_far(model: "Classifier", trainer: Trainer) -> dict[str, Any]:
     gradients: dict[str, Any] = {}
     if loop._should_accumulate():
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {"sums": sums, "gradients": gradients}
+    # a GradientAccumulationScheduler sets this at the start of an epoch only
+    return {"sums": sums, "gradients": gradients, "accumulate": trainer.accumulate_grad_batches}
 
 
 def add_sums(sums: dict[str, tuple[torch.Tensor, torch.Tensor]], trainer: Trainer) -> None:

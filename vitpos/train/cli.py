@@ -1,8 +1,10 @@
 """The command line of one run: ``vitpos fit``, ``validate`` and ``test``, by LightningCLI."""
 
+import errno
 import itertools
 import json
 import logging
+import os
 import re
 import sys
 import warnings
@@ -213,7 +215,9 @@ class VitposCLI(LightningCLI):
     def before_fit(self) -> None:
         """Compares with the checkpoint, and leaves its path out of the saved config, which repeats the whole run."""
         self.check_checkpoint()
-        if (path := self.config["fit"]["ckpt_path"]) and Path(path) == checkpoints.previous(last := self.folder / "last.ckpt"):
+        if (path := self.config["fit"]["ckpt_path"]) and Path(path) == checkpoints.previous(
+            last := self.folder / "last.ckpt"
+        ):
             last.unlink(missing_ok=True)  # damaged, it would take the place of the whole one when the next is written
         self.config["fit"]["ckpt_path"] = None
         for key in checkpoints.LENGTH if self.checkpoint else ():
@@ -272,6 +276,8 @@ class VitposCLI(LightningCLI):
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, "it is read-only")
         except OSError as error:
             raise VitposError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
         history = self.history = History(folder)
@@ -306,7 +312,9 @@ class VitposCLI(LightningCLI):
         """Says where the run lies."""
         if self.checkpoint is not None and self.checkpoint["global_step"] == self.trainer.global_step:
             steps = self.trainer.global_step
-            print(f"nothing left to do after {steps} steps; for more, raise --trainer.max_epochs or --trainer.max_steps")
+            print(
+                f"nothing left to do after {steps} steps; for more, raise --trainer.max_epochs or --trainer.max_steps"
+            )
             return
         print(f"written to {self.folder}; curves: tensorboard --logdir {self.folder}")
 

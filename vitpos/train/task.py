@@ -180,7 +180,7 @@ class Classifier(L.LightningModule):
         self.sources = checkpoints.trail(brought["sources"])
         if train:
             inside = checkpoints.done(checkpoint)[1]
-            self._brought = {**brought, **({} if inside else {"sums": {}, "gradients": {}})}
+            self._brought = brought if inside else {**brought, "sums": {}, "gradients": {}}
             checkpoints.settle(checkpoint)
             for state in checkpoint.get("lr_schedulers", []):
                 if "t_initial" in state:
@@ -191,6 +191,7 @@ class Classifier(L.LightningModule):
         if self._brought:
             for config in self.trainer.lr_scheduler_configs:
                 self.lr_scheduler_step(config.scheduler, None)
+            self.trainer.accumulate_grad_batches = self._brought["accumulate"]
             for name, parameter in self.named_parameters():
                 if (gradient := self._brought["gradients"].get(name)) is not None:
                     parameter.grad = gradient.to(parameter.device)
