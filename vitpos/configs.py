@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a mark
-        content = yaml.load(text, Loader)  # noqa: S506  (a SafeLoader)
+        content = yaml.load(text, Loader)
     except OSError as error:
         raise VitposError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, a date that does not exist
@@ -53,7 +53,9 @@ def refuse_twice(path: Path) -> None:
         return  # whoever reads it will say so
     for key, line in keys(tree, set()):
         if key in lines:
-            raise VitposError(f"{path} gives {key} twice: in line {lines[key]} and in line {line}; leave one of them out")
+            raise VitposError(
+                f"{path} gives {key} twice: in line {lines[key]} and in line {line}; leave one of them out"
+            )
         lines[key] = line
 
 

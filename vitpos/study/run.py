@@ -27,28 +27,31 @@ from vitpos.provenance import commit, sources
 from vitpos.study.plan import FORMAT, Run
 from vitpos.study.results import Row, unwritable, write
 from vitpos.study.tuning import METRIC
+from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import History, amplitude, scheme_of
-from vitpos.train.cli import VitposCLI, finished_epochs
+from vitpos.train.cli import VitposCLI
 from vitpos.train.task import Classifier
 
 sources(), commit()  # kept from here on: files may change while a study runs, the code that is loaded does not
 CLEAR_PEAK = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the peak of resident memory
 
 
-def prepare(run: Run, folder: Path, *, prefix: str = "") -> VitposCLI:
+def prepare(run: Run, folder: Path, *, prefix: str = "", checkpoint: Path | None = None) -> VitposCLI:
     """Parses the config of a run and builds trainer, data and network, so that a mistake shows before any training.
 
     Args:
         run: The run.
         folder: Where its files go.
         prefix: What its lines of progress begin with.
+        checkpoint: What training will go on from.
 
     Raises:
         VitposError: A mistake in the config, the scheme or the data.
     """
     config = copy.deepcopy(run.config)  # jsonargparse changes what it is given
     config["trainer"] = {**config.get("trainer", {}), "default_root_dir": str(folder)}
-    cli = VitposCLI(config, run=False, prefix=prefix or run.label)
+    cli = VitposCLI(config, run=False, prefix=prefix or run.label, checkpoint=checkpoint)
+    cli.model.run_hash = run.hash
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     cli.model.build(cli.datamodule)
@@ -104,20 +107,13 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     Raises:
         VitposError: Training went to a loss that is not finite, or a trial has no validation accuracy to choose by.
     """
-    last = folder / "last.ckpt"
-    try:
-        resumed = last.exists() and finished_epochs(last) > 0
-    except VitposError as error:
-        print(f"{prefix}  {error}; starting over".lstrip(), flush=True)
-        last.unlink()
-        resumed = False
-    cli = prepare(run, folder, prefix=prefix)
+    cli, last = begin(run, folder, prefix)
     if dataclasses.replace(run).hash != run.hash:  # a new object reads the file of the scheme again
         raise VitposError(f"the file of {run.axes['position']} changed since the study began; start the study again")
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     device = trainer.strategy.root_device.type  # Lightning takes the model back to the CPU when it is done
     reset_peak_memory(device)
-    trainer.fit(model, datamodule=data, ckpt_path=str(last) if resumed else None, weights_only=True)
+    trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
     history = cli.history
     metrics = {key: value for key, value in history.rows[-1].items() if "/" in key}
     if run.trial:
@@ -148,7 +144,7 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         "seconds": history.seconds,
         "peak_memory_mb": peak_memory(device),
         "position": positions(model, history),
-        "environment": environment(str(trainer.precision), device),
+        "environment": environment(str(trainer.precision), device, model.sources),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     for logger in trainer.loggers:
@@ -158,6 +154,30 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         logger.log_hyperparams(given, final, step=len(history.rows))
         logger.finalize("success")
     return row
+
+
+def begin(run: Run, folder: Path, prefix: str) -> tuple[VitposCLI, Path | None]:
+    """Prepares a run to go on from its newest whole checkpoint, returned too, or to start over where there is none.
+
+    Raises:
+        VitposError: As `prepare`.
+    """
+    files = checkpoints.candidates(folder)
+    for file in files:
+        try:
+            if (other := checkpoints.read(file)["vitpos"]["hash"]) != run.hash:
+                raise checkpoints.CheckpointError(f"{file} is of another run ({other}, not {run.hash})")
+            cli = prepare(run, folder, prefix=prefix, checkpoint=file)
+            cli.check_checkpoint()
+            return cli, file
+        except checkpoints.CheckpointError as error:
+            print(
+                f"{prefix}  {error}; {'starting over' if file == files[-1] else 'trying the one before'}".lstrip(),
+                flush=True,
+            )
+            file.unlink()
+    checkpoints.discard(folder)
+    return prepare(run, folder, prefix=prefix), None
 
 
 def answers(model: Classifier, data: ImageData) -> Row:
@@ -227,7 +247,7 @@ def peak_memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
 
 
-def environment(precision: str, device: str) -> dict[str, Any]:
+def environment(precision: str, device: str, used: list[str]) -> dict[str, Any]:
     """Describes what a number was measured on."""
     packages = {name: importlib.metadata.version(name) for name in ("torch", "timm", "lightning", "vitpos")}
     return {
@@ -237,7 +257,7 @@ def environment(precision: str, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **packages,
         "commit": commit(),
-        "sources": [sources()],
+        "sources": used,
     }
 
 

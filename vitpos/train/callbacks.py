@@ -30,7 +30,8 @@ class History(L.Callback):
         self.rows: list[dict[str, float]] = []
         self.start_rms: float | None = None
         self.began = self.ended = 0.0
-        self.images, self.validated = 0, False
+        self.images, self.busy = 0, 0.0
+        self.validation: dict[str, float] = {}
         self.made, self.spent = time.perf_counter(), 0.0
 
     @property
@@ -40,26 +41,32 @@ class History(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what the checkpoint keeps."""
-        return {"rows": self.rows, "start_rms": self.start_rms, "seconds": self.seconds}
+        epoch = {"images": self.images, "busy": self.ended - self.began, "validation": self.validation}
+        return {"rows": self.rows, "start_rms": self.start_rms, "seconds": self.seconds, **epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the epochs up to the checkpoint back; later ones are trained again."""
         self.rows, self.start_rms = list(state_dict["rows"]), state_dict["start_rms"]
-        self.spent = state_dict["seconds"]
+        self.spent, self.images, self.busy = (state_dict[key] for key in ("seconds", "images", "busy"))
+        self.validation = state_dict["validation"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the epochs that the checkpoint brought, and notes the table's amplitude at the start."""
-        if not self.rows:
+        if trainer.global_step == 0:
             self.start_rms = amplitude(pl_module)
+        del self.rows[trainer.current_epoch :]  # of an epoch that was cut short and now goes on
+        self.began = time.perf_counter() - self.busy
+        self.ended = self.began + self.busy
         self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of the epoch."""
-        self.began, self.images, self.validated = time.perf_counter(), 0, False
+        self.began, self.images, self.validation = time.perf_counter(), 0, {}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Notes that the epoch has metrics of validation."""
-        self.validated = not trainer.sanity_checking
+        """Keeps the epoch's metrics of validation; in the trainer's own they stay where a later epoch has none."""
+        found = {} if trainer.sanity_checking else trainer.callback_metrics
+        self.validation = {key: float(value) for key, value in found.items() if key.startswith("val/")}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -72,8 +79,8 @@ class History(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the row of the epoch; validation has run by now, if it does in this epoch."""
-        found = trainer.callback_metrics.items()  # those of an earlier validation stay there
-        metrics = {key: float(value) for key, value in found if self.validated or not key.startswith("val/")}
+        others = {key: float(value) for key, value in trainer.callback_metrics.items() if not key.startswith("val/")}
+        metrics = {**self.validation, **others}
         metrics["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         metrics["images_per_second"] = self.images / (self.ended - self.began)
         row = {"epoch": trainer.current_epoch + 1, **metrics}
@@ -101,7 +108,7 @@ class Similarity(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws the start, unless a checkpoint goes on."""
-        if trainer.current_epoch == 0:
+        if trainer.global_step == 0:
             self.draw(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,7 +1,10 @@
 """The command line of one run: ``vitpos fit``, ``validate`` and ``test``, by LightningCLI."""
 
+import errno
 import itertools
+import json
 import logging
+import os
 import re
 import shlex
 import sys
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,6 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from vitpos.configs import check_seed, refuse_twice
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError
+from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import Bar, EpochLines, History, Last, Similarity
 from vitpos.train.flags import check_flags, check_length, in_one_process
 from vitpos.train.parser import Parser, refused
@@ -46,12 +51,16 @@ class VitposCLI(LightningCLI):
         args: Config as a dictionary, or the command line as a list.
         run: Whether to carry the subcommand out; without, ``trainer``, ``model`` and ``datamodule`` are made only.
         prefix: What the lines of progress begin with; without one the terminal gets a progress bar.
+        checkpoint: Without a subcommand, the checkpoint that training will go on from.
     """
 
     history: History
 
-    def __init__(self, args: dict[str, Any] | list[str], *, run: bool, prefix: str = "") -> None:
+    def __init__(
+        self, args: dict[str, Any] | list[str], *, run: bool, prefix: str = "", checkpoint: Path | None = None
+    ) -> None:
         self.prefix = prefix
+        self.checkpoint = None if checkpoint is None else checkpoints.read(checkpoint)
         keep_memory()
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
@@ -119,11 +128,66 @@ class VitposCLI(LightningCLI):
         if self.subcommand != "fit" and options.ckpt_path is None:
             raise VitposError(f"{self.subcommand} needs a checkpoint: --ckpt_path, such as runs/x/last.ckpt")
         if options.ckpt_path == "last":
-            last = self.folder / "last.ckpt"
-            options.ckpt_path = None if self.subcommand == "fit" and not last.exists() else str(last)
-        if options.ckpt_path is not None:  # the model's options come from the checkpoint, by LightningCLI
-            trained = read_checkpoint(Path(options.ckpt_path))["hyper_parameters"]
-            options.position, options.seed_everything = trained["position"], trained["seed"]
+            fresh = self.subcommand == "fit" and not checkpoints.candidates(self.folder)
+            options.ckpt_path = None if fresh else str(checkpoints.newest(self.folder))
+        elif options.ckpt_path is not None and checkpoints.candidates(Path(options.ckpt_path)):
+            options.ckpt_path = str(checkpoints.newest(Path(options.ckpt_path)))
+        if options.ckpt_path is not None:
+            self.checkpoint = checkpoints.read(Path(options.ckpt_path))
+            self.take_options(parser, args, options)
+
+    def take_options(self, parser: LightningArgumentParser, args: list[str], options: Any) -> None:
+        """Takes from the checkpoint the options that are not given; `check_checkpoint` compares those that are.
+
+        Raises:
+            VitposError: The checkpoint names a file of a scheme that was not given in so many words: it would be run.
+        """
+        trained = self.checkpoint["vitpos"]["options"]
+        position = trained["position"]
+        if checkpoints.runs_a_file(position) and not checkpoints.same_scheme(position, options.position):
+            raise VitposError(
+                f"{options.ckpt_path} was trained with a scheme from a file, which is run only if you name it: "
+                f"pass --position {position!r}"
+            )
+        config: dict[str, Any] = {}
+        for key, value in trained.items():
+            group, _, name = key.rpartition(".")
+            automatic = key == "trainer.precision" and value == chosen_precision(options.trainer.accelerator)
+            if not automatic and (self.subcommand == "fit" or group != "trainer" or name == "precision"):
+                (config.setdefault(group, {}) if group else config)[name] = value
+        self.config = parser.parse_args([args[0], "--config", json.dumps(config), *args[1:]])  # what comes later wins
+        self.config[args[0]].ckpt_path = options.ckpt_path
+
+    def _parse_ckpt_path(self) -> None:
+        """Does what LightningCLI does here in `take_options`: its own would pass over options that are given."""
+
+    def check_checkpoint(self) -> None:
+        """Refuses options that contradict the checkpoint, before anything is written.
+
+        Raises:
+            VitposError: What differs, with both values.
+        """
+        if self.checkpoint is not None:
+            checkpoints.check(
+                self.checkpoint, self.model, self.datamodule, self.trainer, train=self.subcommand in (None, "fit")
+            )
+
+    before_validate = before_test = check_checkpoint
+
+    def before_fit(self) -> None:
+        """Compares with the checkpoint, and leaves its path out of the saved config, which repeats the whole run."""
+        self.check_checkpoint()
+        if (path := self.config["fit"]["ckpt_path"]) and Path(path) == checkpoints.previous(
+            last := self.folder / "last.ckpt"
+        ):
+            last.unlink(missing_ok=True)  # damaged, it would take the place of the whole one when the next is written
+        self.config["fit"]["ckpt_path"] = None
+        for key in checkpoints.LENGTH if self.checkpoint else ():
+            old, new = self.checkpoint["vitpos"]["options"][key], getattr(self.trainer, key.rpartition(".")[2])
+            if old != new:
+                print(f"{key} is {new}, it was {old}: the learning rate follows the new length from here on")
+        if self.checkpoint is None and not self.trainer.fast_dev_run:
+            checkpoints.discard(self.folder)
 
     @property
     def folder(self) -> Path:
@@ -144,17 +208,19 @@ class VitposCLI(LightningCLI):
         """
         config = self._get(self.config_init, "trainer")
         folder = self.folder
-        last = folder / "last.ckpt"
-        going_on = self.subcommand is None or self._get(self.config, "ckpt_path") is not None
-        if self.subcommand == "fit" and last.exists() and not going_on:
+        if self.subcommand == "fit" and self.checkpoint is None and (files := checkpoints.candidates(folder)):
+            try:
+                held = f"a run of {checkpoints.done(checkpoints.read(files[0]))[0]} epochs"
+            except checkpoints.CheckpointError:
+                held = "a run with a damaged checkpoint"
             raise VitposError(
-                f"{folder} already holds a run of {finished_epochs(last)} epochs; go on with --ckpt_path last, "
-                "or name another folder with --trainer.default_root_dir"
+                f"{folder} already holds {held}; go on with --ckpt_path last, or name another folder with "
+                "--trainer.default_root_dir"
             )
         check_flags(config)
         kwargs["default_root_dir"] = folder
         if config.precision is None:
-            kwargs["precision"] = "bf16-mixed" if fast_bf16(config.accelerator) else "32-true"
+            kwargs["precision"] = chosen_precision(config.accelerator)
             torch.backends.cuda.matmul.fp32_precision = "tf32"  # of the products that stay in float32
         elif str(config.precision).startswith("bf16") and on_gpu(config.accelerator) and not fast_bf16("cuda"):
             raise VitposError(
@@ -173,6 +239,8 @@ class VitposCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, "it is read-only")
         except OSError as error:
             raise VitposError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
         history = self.history = History(folder)
@@ -185,13 +253,15 @@ class VitposCLI(LightningCLI):
         if config.enable_checkpointing is not False:
             last_epoch = Last(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
             kwargs["callbacks"].append(last_epoch)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
+            kwargs["plugins"].append(checkpoints.WholeFiles())
         if config.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(
                 folder,
                 name="",
                 version="tensorboard",
                 default_hp_metric=False,  # else every run shows hp_metric = -1
-                purge_step=finished_epochs(last) + 1 if going_on and last.exists() else None,
+                purge_step=checkpoints.purge_step(self.checkpoint, config.max_epochs, config.max_steps),
             )
         trainer = super().instantiate_trainer(**kwargs)
         check_length(trainer)
@@ -199,11 +269,19 @@ class VitposCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Says where the run lies."""
+        if self.checkpoint is not None and self.checkpoint["global_step"] == self.trainer.global_step:
+            steps = self.trainer.global_step
+            print(
+                f"nothing left to do after {steps} steps; for more, raise --trainer.max_epochs or --trainer.max_steps"
+            )
+            return
         if self.trainer.fast_dev_run:
             print("a trial of the code (trainer.fast_dev_run): no checkpoint is kept, no curves")
             return
         folders = [str(logger.save_dir) for logger in self.trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        print(f"written to {self.folder}" + "".join(f"; curves: tensorboard --logdir {shlex.quote(f)}" for f in folders))
+        print(
+            f"written to {self.folder}" + "".join(f"; curves: tensorboard --logdir {shlex.quote(f)}" for f in folders)
+        )
 
     def after_validate(self) -> None:
         """Prints the metrics."""
@@ -223,26 +301,14 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.+]+", "-", text).strip("-")
 
 
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Reads a checkpoint of `Classifier`.
-
-    Raises:
-        VitposError: There is no such file, or it is no checkpoint.
-    """
-    if not file.exists():
-        raise VitposError(f"no checkpoint {file}")
-    try:
-        checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        if {"epoch", "hyper_parameters"} <= checkpoint.keys():
-            return checkpoint
-    except Exception as error:  # torch raises half a dozen kinds for a damaged file
-        raise VitposError(f"{file} is damaged ({type(error).__name__}): remove it to start over") from error
-    raise VitposError(f"{file} is no checkpoint of vitpos fit: it holds {', '.join(map(str, checkpoint))[:80]}")
+def listed(given: Any) -> list[Any]:
+    """Makes a list of an option that may be one thing, several or none."""
+    return given if isinstance(given, list) else [] if given is None else [given]
 
 
-def finished_epochs(checkpoint: Path) -> int:
-    """Reads how many epochs a checkpoint holds (errors as `read_checkpoint`)."""
-    return int(read_checkpoint(checkpoint)["epoch"]) + 1
+def chosen_precision(accelerator: str) -> str:
+    """Returns the precision where none is asked for: bf16 where the hardware has it."""
+    return "bf16-mixed" if fast_bf16(accelerator) else "32-true"
 
 
 def on_gpu(accelerator: str) -> bool:

@@ -75,9 +75,13 @@ def of_a_class(text: str, errors: str, given: str) -> VitposError:
     kind = "logger" if "loggers.logger.Logger" in text else "callbacks"
     key = found[1] if found else f"trainer.{kind}"
     said = [error.strip() for error in re.split(r"(?:^| )- (?=\S)", errors) if error.strip()]
-    telling = [error for error in said if not re.match("Expected an? <|Not a valid subclass|a class path|a dict ", error)]
+    telling = [
+        error for error in said if not re.match("Expected an? <|Not a valid subclass|a class path|a dict ", error)
+    ]
     reason = telling[0] if telling else f"got {given}"
-    reason = re.sub(r"Problem with given class_path '([\w.]+)':", lambda found: f"{found[1].rpartition('.')[2]}:", reason)
+    reason = re.sub(
+        r"Problem with given class_path '([\w.]+)':", lambda found: f"{found[1].rpartition('.')[2]}:", reason
+    )
     if found := re.match(r"Expected a dot import path string: (.*)", reason):
         known = {*(loggers if kind == "logger" else callbacks).__all__} - {found[1]}  # which lacks what it needs
         return unknown(f"class of {key}", found[1], known)
