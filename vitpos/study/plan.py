@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -36,6 +37,7 @@ class Run:
         tuned: The values of tuned keys that were chosen for it; empty where nothing is tuned, None until they are.
         edge: The tuned keys whose value is at the edge of the grid.
         blocked: Why no values could be chosen, so that it cannot run.
+        recorded: Digests of files of schemes as results have them, for a file that is gone since.
     """
 
     axes: dict[str, Any]
@@ -45,6 +47,7 @@ class Run:
     tuned: dict[str, Any] | None = dataclasses.field(default_factory=dict)
     edge: tuple[str, ...] = ()
     blocked: str = ""
+    recorded: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def hash(self) -> str:
@@ -56,17 +59,26 @@ class Run:
         Raises:
             VitposError: That file cannot be read.
         """
-        content = {key: value for key, value in flatten(self.config).items() if key not in PLACE}
-        if ".py:" in (position := str(content.get("position"))):
-            from vitpos.positions import text as texts  # loads torch, which most plans do without
+        trial = self.trial if self.trial or self.tuned is None else None
+        return identify(self.config, trial, self.files)
 
-            content["files"] = texts.digests(position)
-        if content.get("data.name") == "folder":  # there the place is all that names the data
-            content["data.root"] = self.config["data"].get("root")
-        if self.trial or self.tuned is None:  # neither is ever taken for a run of the study proper
-            content["trial"] = self.trial
-        text = json.dumps({"format": FORMAT, **content}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    @functools.cached_property
+    def files(self) -> dict[str, str] | None:
+        """The SHA-256 of each file that the scheme is in, in hex, as first read; None without (errors as `hash`)."""
+        if ".py:" not in (position := str(self.config.get("position"))):
+            return None
+        from vitpos.positions import text as texts  # loads torch, which most plans do without
+
+        try:
+            return texts.digests(position)
+        except VitposError:
+            if not self.recorded:
+                raise
+            return {
+                file[0]: self.recorded.get(file[0], "")
+                for name, _ in texts.parse(position)
+                if (file := texts.split(name))
+            }
 
     @property
     def label(self) -> str:
@@ -86,6 +98,25 @@ class Run:
         """Returns the run with the values that tuning chose in its config."""
         config = nest({**flatten(self.config), **values})
         return dataclasses.replace(self, config=config, tuned=values, edge=edge, blocked="")
+
+
+def identify(config: dict[str, Any], trial: dict[str, Any] | None, files: dict[str, str] | None) -> str:
+    """Computes the hash of a run (see `Run.hash`), also from what its result says of it.
+
+    Args:
+        config: Its config.
+        trial: The values of tuned keys that it tries; None for a run of the study proper, which no trial is taken for.
+        files: The digests of the files that its scheme is in, None where it is in none.
+    """
+    content = {key: value for key, value in flatten(config).items() if key not in PLACE}
+    if files is not None:
+        content["files"] = files
+    if content.get("data.name") == "folder":  # there the place is all that names the data
+        content["data.root"] = config["data"].get("root")
+    if trial is not None:
+        content["trial"] = trial
+    text = json.dumps(json.loads(json.dumps({"format": FORMAT, **content})), sort_keys=True)  # keys as in the result
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -145,11 +176,12 @@ class Study:
     trials: tuple[Run, ...] = ()
 
 
-def load(path: str | Path) -> Study:
+def load(path: str | Path, seen: Sequence[tuple[dict[str, Any], str]] | None = None) -> Study:
     """Reads a study file and makes its runs.
 
     Args:
         path: The YAML file; its stem names the study.
+        seen: `vitpos.study.results.Results.settings`, to ask them, not the files of schemes, what options these have.
 
     Raises:
         VitposError: No such file, not YAML, an unknown or missing key, a value of the wrong type, an axis without
@@ -162,7 +194,7 @@ def load(path: str | Path) -> Study:
     try:
         check_axes(file)
         check_tuning(file)
-        runs, trials = expand(base, file)
+        runs, trials = expand(base, file, seen)
     except VitposError as error:
         raise VitposError(f"{path}: {error}") from error
     return Study(
@@ -237,14 +269,16 @@ def check_values(lists: dict[str, list[Any]]) -> None:
             raise VitposError(f"{key} names {twice[0]!r} twice")
 
 
-def expand(base: dict[str, Any], file: File) -> tuple[list[Run], list[Run]]:
+def expand(
+    base: dict[str, Any], file: File, seen: Sequence[tuple[dict[str, Any], str]] | None = None
+) -> tuple[list[Run], list[Run]]:
     """Crosses seeds (outer) and axes (inner, ``position`` fastest) into runs, and with the tuned values into trials."""
     axes = {key: values for key, values in file.axes.items() if key != "position"}
     axes["position"] = [str(value) for value in file.axes["position"]]
     if any(key.startswith(OPTION) for key in axes):
         from vitpos.study.options import points  # loads torch
 
-        crossed = points(axes)
+        crossed = points(axes, seen)
     else:
         crossed = []
         for values in itertools.product(*axes.values()):
