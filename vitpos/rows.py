@@ -103,7 +103,7 @@ def _table(fields: Mapping[str, Check]) -> Check:
     """Makes a check of a mapping by those of its fields.
 
     A ``?`` at the end of a name: may be missing. A pattern such as ``*/accuracy`` is for all that no name before it is
-    for; a key that nothing is for may hold anything `_tree` allows.
+    for; a key that nothing is for may hold anything `check_tree` allows.
     """
     needed = [name for name in fields if "*" not in name and not name.endswith("?")]
     checks = {name.removesuffix("?"): inner for name, inner in fields.items()}
@@ -117,29 +117,29 @@ def _table(fields: Mapping[str, Check]) -> Check:
         for key, item in value.items():
             _line(key, f"a key of {where or 'the row'}")
             patterns = (inner for name, inner in checks.items() if fnmatch.fnmatchcase(key, name))
-            (checks.get(key) or next(patterns, _tree))(item, f"{inside}{key}")
+            (checks.get(key) or next(patterns, check_tree))(item, f"{inside}{key}")
 
     return check
 
 
-def _tree(value: Any, where: str, depth: int = 0) -> None:
-    """Checks anything that is nested: how deep, how long its texts, how large its whole numbers are."""
+def check_tree(value: Any, where: str, depth: int = 0) -> None:
+    """Checks anything nested: how deep, how long its texts, how large its whole numbers (errors as `check_row`)."""
     if isinstance(value, dict | list):
         if depth > _DEEPEST:
             raise _wrong(where, "nested deeper", f"{_DEEPEST} levels")
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(key, str):
                 _line(key, f"a key of {where}")
-            _tree(item, f"{where}.{key}", depth + 1)
+            check_tree(item, f"{where}.{key}", depth + 1)
     elif isinstance(value, str):
         _text(value, where)
     elif type(value) is int:
         _integer(value, where)
 
 
-def _scalar_or_tree(value: Any, where: str) -> None:
-    """Checks the value of an axis: it is part of what people read in one line."""
-    (_line if isinstance(value, str) else _tree)(value, where)
+def check_value(value: Any, where: str) -> None:
+    """Checks the value of an axis, which people read in one line (errors as `check_row`)."""
+    (_line if isinstance(value, str) and value else check_tree)(value, where)
 
 
 _matrix = _rule(
@@ -173,7 +173,7 @@ _nothing_wrong: Check = lambda value, where: None  # noqa: E731
 _RUN = {
     "format": _whole(0),
     "hash": _hash,
-    "axes": _table({"position": _line, "*": _scalar_or_tree}),
+    "axes": _table({"position": _line, "*": check_value}),
     "seed": _whole(0, 2**32 - 1),
     "trial?": _table({}),
 }
@@ -188,7 +188,7 @@ _ROW = _table(
         "metrics": _table({"*/accuracy": _share, "*": _finite}),
         "tuned?": _none_or(_table({})),
         "tuned_edge?": _each(_line),
-        "per_class?": _table({"names": _each(_line, 1), "count": _each(_whole(0)), "correct": _each(_whole(0))}),
+        "per_class?": _table({"names": _each(_text, 1), "count": _each(_whole(0)), "correct": _each(_whole(0))}),
         "right?": _rule("text", lambda x: isinstance(x, str)),
         "history": _each(_table({"epoch": _whole(1), "*/accuracy": _none_or(_share), "*": _none_or(_any_number)})),
         **dict.fromkeys(("parameters", "position_parameters", "flops"), _whole(0)),

@@ -162,7 +162,7 @@ def report(study: Study, results: Results) -> None:
     from vitpos.analysis import report, tensorboard
     from vitpos.analysis.evidence import Background
 
-    with results.report_lock():
+    with results.writing():
         rows, failures = results.collect(study)
         background = Background(
             planned=len(study.runs),

@@ -15,6 +15,7 @@ import yaml
 
 from vitpos.analysis.comparison import Comparison
 from vitpos.errors import VitposError, unknown
+from vitpos.rows import check_tree, check_value
 from vitpos.study import tuning
 
 # Bumped when the same config starts to mean another computation: results of another format are not skipped but redone.
@@ -92,7 +93,8 @@ class Run:
         """Name of its folder: readable, and unique by its hash."""
         values = [*self.axes.values(), *(["trial", *self.trial.values()] if self.trial else [])]
         words = re.sub(r"[^\w.+=]+", "-", "-".join(map(str, values))).strip("-")
-        return f"{words[:80]}-s{self.seed}-{self.hash[:8]}"
+        words = words[:80].encode()[:200].decode(errors="ignore")  # a name has 255 bytes at most
+        return f"{words}-s{self.seed}-{self.hash[:8]}"
 
     def with_choice(self, values: dict[str, Any], edge: tuple[str, ...] = ()) -> "Run":
         """Returns the run with the values that tuning chose in its config."""
@@ -212,6 +214,7 @@ def load(path: str | Path, seen: Sequence[tuple[dict[str, Any], str]] | None = N
 def read(path: Path) -> File:
     """Reads a study file and checks that it has the keys, each of its type (errors as `load`)."""
     given = read_yaml(path)
+    check_tree(given, str(path))
     known = get_type_hints(File)
     for key in given:
         if key not in known:
@@ -264,6 +267,8 @@ def check_values(lists: dict[str, list[Any]]) -> None:
     for key, values in lists.items():
         if not isinstance(values, list) or not values:
             raise VitposError(f"{key} needs a list of at least one value, got {values!r}")
+        for value in values:
+            check_value(value, key)
         twice = [value for index, value in enumerate(values) if value in values[:index]]
         if twice:
             raise VitposError(f"{key} names {twice[0]!r} twice")

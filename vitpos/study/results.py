@@ -45,30 +45,30 @@ class Results:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Makes the folder, keeps a second ``study run`` out of it, and removes what a killed one left half written.
+        """Makes the folder and keeps a second ``study run`` out of it.
 
         Raises:
             VitposError: Another one is at work, or the folder cannot be written.
         """
-        with self._held(".lock", f"another vitpos study run works in {self.folder}; wait for it, "
-                                 "or name another folder with --results"):  # fmt: skip
-            with self.report_lock():  # whose files it would take
-                for part in filter(Path.is_file, self.folder.rglob("*.part")):
-                    part.unlink(missing_ok=True)
+        taken = f"another vitpos study run works in {self.folder}; wait for it, or name another folder with --results"
+        with self._held(".lock", taken, "runs/*/*.part"):
             yield
 
     @contextlib.contextmanager
-    def report_lock(self) -> Iterator[None]:
-        """Lets one report at a time be written; others wait (errors as `lock`)."""
-        with self._held(".report.lock", f"another report is being written to {self.folder}", wait=600):
+    def writing(self) -> Iterator[None]:
+        """Lets one process at a time write the files beside ``runs/``; others wait (errors as `lock`)."""
+        with self._held(".report.lock", f"another report is being written to {self.folder}", "*.part", wait=600):
             yield
 
     @contextlib.contextmanager
-    def _held(self, name: str, taken: str, wait: float = 0) -> Iterator[None]:
+    def _held(self, name: str, taken: str, leftovers: str, wait: float = 0) -> Iterator[None]:
+        """Holds a lock, and removes first what a process that was killed with it left half written."""
         with contextlib.ExitStack() as stack:
             try:
                 (self.folder / "runs").mkdir(parents=True, exist_ok=True)
                 stack.enter_context(hold(self.folder / "runs" / name, taken, wait=wait))
+                for part in filter(Path.is_file, self.folder.glob(leftovers)):
+                    part.unlink(missing_ok=True)
             except OSError as error:
                 raise unwritable(self.folder, error) from error
             yield
@@ -80,7 +80,8 @@ class Results:
             VitposError: The folder cannot be written.
         """
         try:
-            write(self.folder / "study.yaml", study.path.read_text())
+            with self.writing():
+                write(self.folder / "study.yaml", study.path.read_text())
         except OSError as error:
             raise unwritable(self.folder, error) from error
 
@@ -255,7 +256,7 @@ class Results:
             if damaged:  # a hand may yet mend them
                 with (self.folder / "damaged.jsonl").open("ab") as file:
                     file.writelines(line + b"\n" for line in damaged)
-                del self.read_lines
+                self.read_lines[:] = [(line, row) for line, row in self.read_lines if row]
             for name, content in lines.items():
                 if content or name == "rows.jsonl":
                     write(self.folder / name, "".join(json.dumps(row) + "\n" for row in content))

@@ -180,7 +180,10 @@ def answers(model: Classifier, data: ImageData) -> Row:
         "count": torch.bincount(labels, minlength=classes).tolist(),
         "correct": torch.bincount(labels[flags], minlength=classes).tolist(),
     }
-    return {"per_class": {"names": list(data.classes), **counts}, "right": images.pack(flags.numpy())}
+    return {
+        "per_class": {"names": [visible(name) for name in data.classes], **counts},
+        "right": images.pack(flags.numpy()),
+    }
 
 
 def cost(model: Classifier, in_chans: int, img_size: tuple[int, int]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The command line of one run: ``vitpos fit``, ``validate`` and ``test``, by LightningCLI."""
 
+import contextlib
 import itertools
 import logging
 import re
@@ -18,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError, unknown
+from vitpos.lock import hold
 from vitpos.train.callbacks import Bar, EpochLines, History, Similarity
 from vitpos.train.speed import keep_memory
 from vitpos.train.task import Classifier
@@ -104,6 +106,11 @@ class VitposCLI(LightningCLI):
         warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")  # validate needs no history
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own, against torch 2.14
         sys.argv = sys.argv[:1]  # LightningCLI warns when both this and args are given
+        with contextlib.ExitStack() as self.held:
+            self.begin(args, run)
+
+    def begin(self, args: dict[str, Any] | list[str], run: bool) -> None:
+        """Parses, builds, and carries the subcommand out."""
         super().__init__(
             Classifier,
             ImageData,
@@ -183,6 +190,8 @@ class VitposCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         folder = self.folder
         last = folder / "last.ckpt"
+        if self.subcommand in (None, "fit"):
+            self.claim(folder)
         going_on = self.subcommand is None or self._get(self.config, "ckpt_path") is not None
         if self.subcommand == "fit" and last.exists() and not going_on:
             raise VitposError(
@@ -208,10 +217,6 @@ class VitposCLI(LightningCLI):
             return self.make_trainer(
                 **kwargs, logger=False, enable_checkpointing=False, callbacks=[*(config.callbacks or []), *bars]
             )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise VitposError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
         history = self.history = History(folder)
         kwargs["callbacks"] = [
             *(config.callbacks or []),
@@ -229,6 +234,20 @@ class VitposCLI(LightningCLI):
                 purge_step=finished_epochs(last) + 1 if going_on and last.exists() else None,
             )
         return self.make_trainer(**kwargs)
+
+    def claim(self, folder: Path) -> None:
+        """Makes the folder of a run, and keeps other runs out of it until this one ends; `study run` does so itself.
+
+        Raises:
+            VitposError: Another one is in it, or it cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if self.subcommand == "fit":
+                taken = f"another vitpos fit works in {folder}; wait for it, or name another folder with "
+                self.held.enter_context(hold(folder / ".lock", f"{taken}--trainer.default_root_dir"))
+        except OSError as error:
+            raise VitposError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
 
     def make_trainer(self, **kwargs: Any) -> Trainer:
         """Makes the trainer; what Lightning has against its options becomes one line."""
