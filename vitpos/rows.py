@@ -12,7 +12,7 @@ from vitpos.errors import UNSAFE, VitposError
 # Checks a value and raises `VitposError`; the text says where the value stands: ``metrics.test/accuracy``.
 Check = Callable[[Any, str], None]
 _DEEPEST = 20
-_LONGEST = 100_000  # characters of a text
+_LINE, _LONGEST = 10_000, 100_000  # characters of a line, such as a scheme, and of a text
 _MOST = 10**15  # of anything that is counted
 
 
@@ -26,29 +26,27 @@ def check_row(row: object) -> None:
     assert isinstance(row, dict)  # noqa: S101 (for mypy: the line before has seen to it)
     config, data = row["config"], row["data"]
     if config.get("seed_everything", row["seed"]) != row["seed"]:
-        raise _wrong("seed", row["seed"], f"that of its config, {config['seed_everything']}")
+        raise wrong("seed", row["seed"], "seed_everything of its config")
     if row["position"]:
         (height, width), matrix = row["position"]["grid"], row["position"]["similarity"]
         if {len(matrix), *map(len, matrix)} != {height * width}:
-            raise _wrong(
-                "position.similarity", f"of {len(matrix)} lines", f"{height * width} x {height * width} values"
-            )
+            raise wrong("position.similarity", f"of {len(matrix)} lines", f"{height * width} x {height * width} values")
     images = 0
     if counts := row.get("per_class"):
         images = sum(counts["count"])
         if len({len(counts[key]) for key in ("names", "count", "correct")}) > 1:
-            raise _wrong("per_class", "lists of several lengths", "lists of one length")
+            raise wrong("per_class", "lists of several lengths", "lists of one length")
         if any(right > all_ for right, all_ in zip(counts["correct"], counts["count"], strict=True)):
-            raise _wrong("per_class.correct", counts["correct"], f"at most per_class.count, {counts['count']}")
+            raise wrong("per_class.correct", counts["correct"], f"at most per_class.count, {counts['count']}")
         if images > data["test"]:
-            raise _wrong("per_class.count", f"{images} in all", f"at most data.test, {data['test']}")
+            raise wrong("per_class.count", f"{images} in all", f"at most data.test, {data['test']}")
     if "right" in row:
         try:
             size = len(base64.b64decode(row["right"], validate=True))
         except (ValueError, binascii.Error):
             size = -1
         if size != math.ceil(images / 8):
-            raise _wrong("right", row["right"], f"base64 of a bit for each of the {images} images of per_class")
+            raise wrong("right", row["right"], f"base64 of a bit for each of the {images} images of per_class")
 
 
 def check_failure(row: object) -> None:
@@ -56,7 +54,8 @@ def check_failure(row: object) -> None:
     _FAILURE(row, "")
 
 
-def _wrong(where: str, value: object, allowed: str) -> VitposError:
+def wrong(where: str, value: object, allowed: str) -> VitposError:
+    """Makes the error for a value that is not allowed."""
     shown = repr(value)
     return VitposError(f"{where or 'it'} is {shown if len(shown) <= 80 else shown[:60] + '...'}; allowed: {allowed}")
 
@@ -66,7 +65,7 @@ def _rule(allowed: str, holds: Callable[[Any], bool]) -> Check:
 
     def check(value: Any, where: str) -> None:
         if not holds(value):
-            raise _wrong(where, value, allowed)
+            raise wrong(where, value, allowed)
 
     return check
 
@@ -126,7 +125,7 @@ def check_tree(value: Any, where: str, depth: int = 0) -> None:
     """Checks anything nested: how deep, how long its texts, how large its whole numbers (errors as `check_row`)."""
     if isinstance(value, dict | list):
         if depth > _DEEPEST:
-            raise _wrong(where, "nested deeper", f"{_DEEPEST} levels")
+            raise wrong(where, "nested deeper", f"{_DEEPEST} levels")
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(key, str):
                 _line(key, f"a key of {where}")
@@ -160,14 +159,17 @@ _text = _rule(
     lambda x: isinstance(x, str) and len(x) <= _LONGEST and not UNSAFE.search(x),
 )
 _line = _rule(
-    f"one line of 1 to {_LONGEST:,} characters, none of them for control",
-    lambda x: isinstance(x, str) and 1 <= len(x) <= _LONGEST and not UNSAFE.search(x) and x.splitlines() == [x],
+    f"one line of 1 to {_LINE:,} characters, none of them for control",
+    lambda x: isinstance(x, str) and 1 <= len(x) <= _LINE and not UNSAFE.search(x) and x.splitlines() == [x],
 )
 _integer = _rule("a whole number of 64 bits", lambda x: -(2**63) <= x < 2**63)
 _hash = _rule("12 hex digits", lambda x: isinstance(x, str) and len(x) == 12 and not set(x) - set("0123456789abcdef"))
 _share = _number(0, 1)
-_finite = _number(-1e300, 1e300)
-_any_number = _rule("a number", lambda x: type(x) is float or (type(x) is int and abs(x) < 2**63))
+_finite = _number(-1e38, 1e38)
+_float32 = _rule(  # as training goes, it may diverge and come back
+    "a number up to 1e38, or NaN or infinite",
+    lambda x: type(x) in (int, float) and (not -math.inf < x < math.inf or -1e38 <= x <= 1e38),
+)
 _nothing_wrong: Check = lambda value, where: None  # noqa: E731
 
 _RUN = {
@@ -190,15 +192,15 @@ _ROW = _table(
         "tuned_edge?": _each(_line),
         "per_class?": _table({"names": _each(_text, 1), "count": _each(_whole(0)), "correct": _each(_whole(0))}),
         "right?": _rule("text", lambda x: isinstance(x, str)),
-        "history": _each(_table({"epoch": _whole(1), "*/accuracy": _none_or(_share), "*": _none_or(_any_number)})),
+        "history": _each(_table({"epoch": _whole(1, 10**7), "*/accuracy": _none_or(_share), "*": _none_or(_float32)})),
         **dict.fromkeys(("parameters", "position_parameters", "flops"), _whole(0)),
         **dict.fromkeys(("images_per_second", "seconds", "peak_memory_mb"), _number(0, _MOST)),
         "position": _none_or(
             _table(
                 {
                     "grid": _each(_whole(1, 10_000), 2, 2),
-                    "rms_start": _none_or(_any_number),
-                    "rms_end": _none_or(_any_number),
+                    "rms_start": _none_or(_float32),
+                    "rms_end": _none_or(_float32),
                     "similarity": _matrix,
                 }
             )

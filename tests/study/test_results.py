@@ -81,7 +81,7 @@ def test_a_row_whose_config_was_edited_is_none(done, capsys):
     assert results.row(run) is None
     assert results.row(run) is None
     (line,) = capsys.readouterr().err.splitlines()  # said once
-    assert f"result.json: hash is {run.hash}; allowed: that of its config" in line
+    assert f"result.json: hash is '{run.hash}'; allowed: that of its config" in line
 
 
 def test_the_hash_of_a_config_is_that_of_its_json():

@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vitpos.errors import VitposError, short
+from vitpos.errors import VitposError
 from vitpos.lock import hold
-from vitpos.rows import check_failure, check_row
+from vitpos.rows import check_failure, check_row, wrong
 from vitpos.study.plan import FORMAT, OPTION, File, Run, Study, flatten, identify, read
 from vitpos.study.tuning import tuning_seeds
 
@@ -322,12 +322,12 @@ def parse(text: bytes) -> Row:
             the one of its hash.
     """
     try:
-        row = json.loads(text)
+        row: Row = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise VitposError(f"it is not whole, or no JSON ({error})") from error
-    if not isinstance(row, dict) or row.get("format") != FORMAT:
-        found = repr(row.get("format")) if isinstance(row, dict) else "none"
-        raise VitposError(f"format is {short(found, 80)}; allowed: {FORMAT}, results of another version are made again")
+    version = row.get("format") if isinstance(row, dict) else None
+    if type(version) is not int or version != FORMAT:
+        raise wrong("format", version, f"{FORMAT}; results of another version are made again")
     if "error" in row:
         check_failure(row)
         return row
@@ -335,7 +335,7 @@ def parse(text: bytes) -> Row:
     if "files" in row or ".py:" not in str(row["config"].get("position")):  # earlier versions did not record the files
         hash_ = identify(row["config"], row.get("trial"), row.get("files"))
         if hash_ != row["hash"]:
-            raise VitposError(f"hash is {row['hash']}; allowed: that of its config, {hash_}")
+            raise wrong("hash", row["hash"], f"that of its config, {hash_}")
     return row
 
 
