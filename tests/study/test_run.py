@@ -237,3 +237,38 @@ def test_preparing_leaves_the_config_as_it_is(study_file, tmp_path):
     run.prepare(runs[0], tmp_path / "run")
     assert json.dumps(runs[0].config) == before
     assert runs[0].hash == code
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (SystemExit(3), "SystemExit 3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (RuntimeError("\x1b[31m" + "x" * 5000), "RuntimeError \\x1b[31mxxx"),
+    ],
+)
+def test_whatever_ends_a_run_is_recorded(study_file, tmp_path, monkeypatch, error, said):
+    def train(*args):
+        raise error
+
+    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(run, "parent_process", lambda: "the study")
+    each, results = plan.load(study_file()).runs[0], Results(tmp_path)
+    text = execute(each, results.of(each))
+    assert text.startswith(said)
+    assert len(text) < 1100
+    assert results.failure(each)["error"] == text
+
+
+def test_the_keyboard_ends_the_study(study_file, tmp_path, monkeypatch):
+    def train(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan.load(study_file()).runs[0], tmp_path / "run")
+
+
+def test_a_result_that_would_not_be_taken_is_a_failure(study_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "train", lambda *args: {"format": 1})
+    assert execute(plan.load(study_file()).runs[0], tmp_path / "run") == "hash is missing"
