@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vitpos.commands import add_scheme_commands
-from vitpos.errors import VitposError, unknown
+from vitpos.errors import VitposError, unknown, visible
 
 TRAINER = {
     "fit": "train one ViT with one position scheme",
@@ -41,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"vitpos: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"vitpos: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        print(visible(f"vitpos: error: {error.filename or 'output'}: {error.strerror or error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         way = "with --ckpt_path last" if words and words[0] in TRAINER else "again"

@@ -53,9 +53,7 @@ def refuse_twice(path: Path) -> None:
         return  # whoever reads it will say so
     for key, line in keys(tree, set()):
         if key in lines:
-            raise VitposError(
-                f"{path} gives {key} twice: in line {lines[key]} and in line {line}; leave one of them out"
-            )
+            raise VitposError(f"{path} gives {key} twice: in line {lines[key]} and in line {line}; leave one out")
         lines[key] = line
 
 

@@ -227,7 +227,7 @@ class ImageData(LightningDataModule):
     def order(self) -> Tensor:
         """The order of the training images in this epoch, a permutation that follows from (seed, epoch)."""
         epoch = self.epoch if self.trainer is None else self.trainer.current_epoch
-        if self.trainer is not None and self.trainer.overfit_batches:
+        if getattr(self.trainer, "overfit_batches", 0):
             epoch = 0  # a part of an epoch, always the same
         return torch.randperm(len(self._train), generator=generator(self.seed, "order", epoch))
 

@@ -12,6 +12,7 @@ import platform
 import re
 import resource
 import traceback
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitpos import positions as schemes
 from vitpos.analysis import images, probes
 from vitpos.data.module import ImageData
-from vitpos.errors import VitposError
+from vitpos.errors import VitposError, short, visible
+from vitpos.lock import hold
 from vitpos.provenance import commit, sources
 from vitpos.study.plan import FORMAT, Run
-from vitpos.study.results import Row, unwritable, write
+from vitpos.study.results import Row, parse, unwritable, write
 from vitpos.study.tuning import METRIC
 from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import History, amplitude, scheme_of
@@ -74,31 +76,40 @@ def execute(run: Run, folder: Path, prefix: str = "") -> str | None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "failure.json").unlink(missing_ok=True)
-        write(folder / "result.json", json.dumps(train(run, folder, prefix)))
+        # of an interrupted study, say, whose processes end some seconds after it
+        with hold(folder / ".lock", f"another process works in {folder}", wait=60):
+            (folder / "failure.json").unlink(missing_ok=True)
+            text = json.dumps(train(run, folder, prefix))
+            parse(text.encode())  # better now than as a result that is never taken
+            write(folder / "result.json", text)
         return None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise unwritable(folder, error) from error  # no other run would fare better
         return give_up(run, folder, error)
-    except Exception as error:  # whatever happens in one run must not end the others
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # one run must not end the others
+        if isinstance(error, KeyboardInterrupt) and parent_process() is None:
+            raise  # a worker never gets that of the keyboard
         return give_up(run, folder, error)
 
 
-def give_up(run: Run, folder: Path, error: Exception) -> str:
+def give_up(run: Run, folder: Path, error: BaseException) -> str:
     """Records the error that ended a run, and returns it in one line."""
-    text = " ".join(f"{type(error).__name__ if not isinstance(error, VitposError) else ''} {error}".split())
-    fail(run, folder, text, "".join(traceback.format_exception(error)))
-    return text
+    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+        error = error.__context__  # Lightning makes an exit code of it
+    text = f"{type(error).__name__ if not isinstance(error, VitposError) else ''} {error}"
+    return fail(run, folder, text, "".join(traceback.format_exception(error)))
 
 
-def fail(run: Run, folder: Path, error: str, trace: str = "") -> None:
-    """Records why a run has no result."""
-    record = {"format": FORMAT, "hash": run.hash, "axes": run.axes, "seed": run.seed, "error": error}
+def fail(run: Run, folder: Path, error: str, trace: str = "") -> str:
+    """Records why a run has no result, and returns it in one line."""
+    text = short(visible(" ".join(error.split())), 1000)
+    record = {"format": FORMAT, "hash": run.hash, "axes": run.axes, "seed": run.seed, "error": text}
     if run.trial:
         record["trial"] = run.trial
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "failure.json", json.dumps({**record, "traceback": trace}))
+    write(folder / "failure.json", json.dumps({**record, "traceback": short(visible(trace), 50_000)}))
+    return text
 
 
 def train(run: Run, folder: Path, prefix: str) -> Row:
@@ -134,6 +145,7 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         "axes": run.axes,
         "seed": run.seed,
         "config": run.config,
+        **({} if run.files is None else {"files": run.files}),
         "resolved": resolved(cli),
         "data": {"name": data.name, "fingerprint": data.fingerprint, **data.sizes},
         "metrics": metrics,
@@ -188,7 +200,10 @@ def answers(model: Classifier, data: ImageData) -> Row:
         "count": torch.bincount(labels, minlength=classes).tolist(),
         "correct": torch.bincount(labels[flags], minlength=classes).tolist(),
     }
-    return {"per_class": {"names": list(data.classes), **counts}, "right": images.pack(flags.numpy())}
+    return {
+        "per_class": {"names": [visible(name) for name in data.classes], **counts},
+        "right": images.pack(flags.numpy()),
+    }
 
 
 def cost(model: Classifier, in_chans: int, img_size: tuple[int, int]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The command line of one run: ``vitpos fit``, ``validate`` and ``test``, by LightningCLI."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -10,7 +11,7 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -22,6 +23,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from vitpos.configs import check_seed, refuse_twice
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError
+from vitpos.lock import hold
 from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import Bar, EpochLines, History, Last, Similarity
 from vitpos.train.flags import check_flags, check_length, in_one_process
@@ -71,24 +73,25 @@ class VitposCLI(LightningCLI):
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own, against torch 2.14
         sys.argv = sys.argv[:1]  # LightningCLI warns when both this and args are given
         try:
-            super().__init__(
-                Classifier,
-                ImageData,
-                seed_everything_default=0,
-                trainer_defaults={
-                    "max_epochs": 100,
-                    "devices": 1,
-                    "num_sanity_val_steps": 0,
-                    "enable_model_summary": False,
-                    "log_every_n_steps": 1,
-                },
-                save_config_kwargs={"overwrite": True},
-                parser_class=Parser,
-                auto_configure_optimizers=False,
-                parser_kwargs={"allow_abbrev": False},
-                args=args,
-                run=run,
-            )
+            with contextlib.ExitStack() as self.held:
+                super().__init__(
+                    Classifier,
+                    ImageData,
+                    seed_everything_default=0,
+                    trainer_defaults={
+                        "max_epochs": 100,
+                        "devices": 1,
+                        "num_sanity_val_steps": 0,
+                        "enable_model_summary": False,
+                        "log_every_n_steps": 1,
+                    },
+                    save_config_kwargs={"overwrite": True},
+                    parser_class=Parser,
+                    auto_configure_optimizers=False,
+                    parser_kwargs={"allow_abbrev": False},
+                    args=args,
+                    run=run,
+                )
         except Exception as error:
             raise refused(error) or error from error
 
@@ -142,7 +145,7 @@ class VitposCLI(LightningCLI):
         Raises:
             VitposError: The checkpoint names a file of a scheme that was not given in so many words: it would be run.
         """
-        trained = self.checkpoint["vitpos"]["options"]
+        trained = cast(checkpoints.Checkpoint, self.checkpoint)["vitpos"]["options"]
         position = trained["position"]
         if checkpoints.runs_a_file(position) and not checkpoints.same_scheme(position, options.position):
             raise VitposError(
@@ -183,10 +186,10 @@ class VitposCLI(LightningCLI):
             last.unlink(missing_ok=True)  # damaged, it would take the place of the whole one when the next is written
         self.config["fit"]["ckpt_path"] = None
         for key in checkpoints.LENGTH if self.checkpoint else ():
-            old, new = self.checkpoint["vitpos"]["options"][key], getattr(self.trainer, key.rpartition(".")[2])
+            old, new = cast(checkpoints.Checkpoint, self.checkpoint)["vitpos"]["options"][key], getattr(self.trainer, key.rpartition(".")[2])
             if old != new:
                 print(f"{key} is {new}, it was {old}: the learning rate follows the new length from here on")
-        if self.checkpoint is None and not self.trainer.fast_dev_run:
+        if self.checkpoint is None and not self._get(self.config, "trainer").fast_dev_run:
             checkpoints.discard(self.folder)
 
     @property
@@ -208,6 +211,9 @@ class VitposCLI(LightningCLI):
         """
         config = self._get(self.config_init, "trainer")
         folder = self.folder
+        check_flags(config)
+        if self.subcommand in (None, "fit"):
+            self.claim(folder)
         if self.subcommand == "fit" and self.checkpoint is None and (files := checkpoints.candidates(folder)):
             try:
                 held = f"a run of {checkpoints.done(checkpoints.read(files[0]))[0]} epochs"
@@ -217,7 +223,6 @@ class VitposCLI(LightningCLI):
                 f"{folder} already holds {held}; go on with --ckpt_path last, or name another folder with "
                 "--trainer.default_root_dir"
             )
-        check_flags(config)
         kwargs["default_root_dir"] = folder
         if config.precision is None:
             kwargs["precision"] = chosen_precision(config.accelerator)
@@ -237,12 +242,6 @@ class VitposCLI(LightningCLI):
         if self.subcommand not in (None, "fit"):
             kwargs |= {"logger": False, "enable_checkpointing": False, "callbacks": [*given, *bars]}
             return super().instantiate_trainer(**kwargs)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(folder, os.W_OK):
-                raise PermissionError(errno.EACCES, "it is read-only")
-        except OSError as error:
-            raise VitposError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
         history = self.history = History(folder)
         kwargs["callbacks"] = [
             *given,
@@ -267,6 +266,22 @@ class VitposCLI(LightningCLI):
         check_length(trainer)
         return trainer
 
+    def claim(self, folder: Path) -> None:
+        """Makes the folder of a run, and keeps other runs out of it until this one ends; `study run` does so itself.
+
+        Raises:
+            VitposError: Another one is in it, or it cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, "it is read-only")
+            if self.subcommand == "fit":
+                taken = f"another vitpos fit works in {folder}; wait for it, or name another folder with "
+                self.held.enter_context(hold(folder / ".lock", f"{taken}--trainer.default_root_dir"))
+        except OSError as error:
+            raise VitposError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
+
     def after_fit(self) -> None:
         """Says where the run lies."""
         if self.checkpoint is not None and self.checkpoint["global_step"] == self.trainer.global_step:
@@ -275,7 +290,7 @@ class VitposCLI(LightningCLI):
                 f"nothing left to do after {steps} steps; for more, raise --trainer.max_epochs or --trainer.max_steps"
             )
             return
-        if self.trainer.fast_dev_run:
+        if self._get(self.config, "trainer").fast_dev_run:
             print("a trial of the code (trainer.fast_dev_run): no checkpoint is kept, no curves")
             return
         folders = [str(logger.save_dir) for logger in self.trainer.loggers if isinstance(logger, TensorBoardLogger)]
@@ -299,11 +314,6 @@ def listed(given: Any) -> list[Any]:
 def slug(text: str) -> str:
     """Writes a scheme as a file name: ``sinusoidal_2d(scale=0.02)`` becomes ``sinusoidal_2d-scale-0.02``."""
     return re.sub(r"[^\w.+]+", "-", text).strip("-")
-
-
-def listed(given: Any) -> list[Any]:
-    """Makes a list of an option that may be one thing, several or none."""
-    return given if isinstance(given, list) else [] if given is None else [given]
 
 
 def chosen_precision(accelerator: str) -> str:

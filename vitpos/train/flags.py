@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from lightning.fabric.plugins import ClusterEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from vitpos.errors import VitposError
 
@@ -49,7 +48,7 @@ def check_length(trainer: Trainer) -> None:
 
 
 def in_one_process(plugins: list[Any]) -> list[Any]:
-    """Adds to the plugins that a run is one process, whatever the cluster's variables say of the allocation it is in."""
+    """Adds to the plugins that a run is one process, whatever the variables of a cluster say of its allocation."""
     if any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
         return plugins
     return [*plugins, LightningEnvironment()]

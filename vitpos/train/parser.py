@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from vitpos.errors import VitposError, unknown
 
-JSONARGPARSE, LIGHTNING, TORCH = (str(Path(package.__file__).parent) for package in (jsonargparse, lightning, torch))
+JSONARGPARSE, LIGHTNING, TORCH = (package.__path__[0] for package in (jsonargparse, lightning, torch))
 # a default of Lightning's Timer; without this the config of a run with one cannot be written
 yaml.SafeDumper.add_multi_representer(Interval, lambda dumper, value: dumper.represent_str(value.value))
 

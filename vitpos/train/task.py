@@ -273,7 +273,7 @@ class Classifier(L.LightningModule):
         groups = param_groups_weight_decay(net, weight_decay=decay, no_weight_decay_list=net.no_weight_decay())
         # Lightning clips in mixed precision what is not fused only
         optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], fused=not self.trainer.gradient_clip_val)
-        self.trainer.fit_loop.setup_data()  # where training is so many steps, the batches of an epoch are not counted yet
+        self.trainer.fit_loop.setup_data()  # which counts the batches; max_epochs needs that, but max_steps does not
         schedule = {"scheduler": self.schedule(optimizer), "interval": "step"}
         # Lightning takes timm's schedulers, but its types name torch's only.
         return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": schedule})
