@@ -84,8 +84,8 @@ def candidates(folder: Path) -> list[Path]:
 
 
 def discard(folder: Path) -> None:
-    """Empties a folder of what a run that starts there writes anew: old curves, checkpoints, halves of files."""
-    for file in (*candidates(folder), *folder.glob("tensorboard/events.out.tfevents.*"), *folder.glob("*.part")):
+    """Empties a folder of what a run that starts there writes anew: checkpoints and curves."""
+    for file in (*candidates(folder), *folder.glob("tensorboard/events.out.tfevents.*")):
         file.unlink(missing_ok=True)
 
 
@@ -153,6 +153,12 @@ def done(checkpoint: Checkpoint) -> tuple[int, int]:
     if 0 < batches < checkpoint["vitpos"]["batches"]:  # max_steps or max_time ended the epoch before its last batch
         return epochs["processed"] - 1, batches
     return epochs["processed"], 0
+
+
+def lengths(checkpoint: Checkpoint, trainer: Trainer) -> list[tuple[str, int, int]]:
+    """Lists the options of the length that are not what they were, with the old value and the new one."""
+    then, now = checkpoint["vitpos"]["options"], {key: getattr(trainer, key.rpartition(".")[2]) for key in LENGTH}
+    return [(key, then[key], now[key]) for key in LENGTH if then[key] != now[key]]
 
 
 def purge_step(checkpoint: Checkpoint | None, max_epochs: int | None, max_steps: int) -> int | None:
