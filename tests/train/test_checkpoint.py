@@ -45,7 +45,7 @@ def refused(capsys):
 
 
 def saving(at, stop=False):
-    """Makes all runs save after the batches ``at``, counted over epochs, as ``<batch>.ckpt``, and stop there on request."""
+    """Makes all runs save after the batches ``at``, counted over epochs, as ``<batch>.ckpt``, and maybe stop there."""
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         on_end(self, outputs, batch, batch_idx)
@@ -110,6 +110,7 @@ def test_a_run_goes_on_inside_an_epoch(whole, tmp_path, batch):
     assert curve(tmp_path / "run")[-1] == 3
 
 
+@pytest.mark.slow
 def test_one_that_went_on_goes_on_again(whole, tmp_path):
     patch = saving([13], stop=True)
     try:
@@ -224,8 +225,7 @@ def test_every_damage_is_found(copy):
         file.write_bytes(data)
         try:
             read = checkpoints.read(file)["state_dict"]
-        except CheckpointError as error:
-            assert "is damaged" in str(error)
+        except CheckpointError:
             found += 1
         else:  # in the padding between the tensors
             assert all(torch.equal(read[key], tensors[key]) for key in tensors)
@@ -264,7 +264,7 @@ def test_a_folder_stands_for_its_last_checkpoint(copy, refused, capsys):
 def test_a_checkpoint_knows_what_it_belongs_to(whole):
     belongs = checkpoints.read(whole / "last.ckpt")["vitpos"]
     assert belongs["position"] == "learned"
-    assert belongs["geometry"] == {"grid": (4, 4), "embed_dim": 64, "num_heads": 4, "depth": 4} or belongs["geometry"]
+    assert belongs["geometry"]["grid"] == (4, 4)
     assert belongs["hash"] is None
     assert belongs["sources"] == checkpoints.trail([])
     assert belongs["data"]["classes"] == list("0123456789")
@@ -293,23 +293,14 @@ def test_evaluation_takes_data_and_normalisation_of_training(tmp_path, refused, 
 
     assert losses() == pytest.approx(row["val/loss"], abs=6e-5)
     assert losses("--data.train_fraction", "1.0") == losses()  # given, it wins; the normalisation is that of training
-    on = [
-        "fit",
-        "--ckpt_path",
-        str(folder),
-        *root,
-        "--trainer.default_root_dir",
-        str(folder),
-        "--trainer.max_epochs",
-        "2",
-    ]
+    on = ["fit", *evaluate[1:], "--trainer.default_root_dir", folder, "--trainer.max_epochs", "2"]
     (tmp_path / "data" / "a" / "1.png").rename(tmp_path / "data" / "b" / "99.png")
     refused(*on, expected=["the contents of the data folder are"])
     losses()  # other images of the same classes may be evaluated
     (tmp_path / "data" / "a").rename(tmp_path / "data" / "zebra")
     for words in (evaluate, on):
         refused(*words, expected=["['b', 'c', 'zebra']", "['a', 'b', 'c']"])
-    refused(*evaluate, "--data.name", "digits", expected=["0, 1, 2", "a, b, c"])
+    refused(*evaluate, "--data.name", "digits", expected=["['0', '1', '2'", "['a', 'b', 'c']"])
     refused(*evaluate, "--position", "learned", expected=["position is 'learned'", "'none'"])
 
 
