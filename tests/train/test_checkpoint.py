@@ -154,6 +154,7 @@ def test_steps_that_end_inside_an_epoch_go_on_there(tmp_path):
         ("data.flip", "false", ["data.flip is False", "with True"]),
         ("trainer.accumulate_grad_batches", 2, ["accumulate_grad_batches is 2", "with 3"]),
         ("trainer.limit_train_batches", 4, ["limit_train_batches is 4", "with 8"]),
+        ("trainer.limit_train_batches", 1.0, ["limit_train_batches is 1.0", "with 8"]),
         ("trainer.overfit_batches", 4, ["limit_train_batches is 4", "with 8"]),
         ("trainer.gradient_clip_val", 1.0, ["gradient_clip_val is 1.0", "with None"]),
         ("trainer.precision", "bf16-mixed", ["precision is 'bf16-mixed'", "'32-true'"]),
@@ -184,6 +185,14 @@ def test_more_epochs_follow_a_schedule_of_the_new_length(copy, capsys):
     rates = [row["lr"] for row in rows(copy)]
     assert rates[2] == rates[4] == 0 < rates[3]
     assert curve(copy) == [1, 2, 3, 4, 5]
+
+
+def test_another_run_is_not_overwritten(copy, tmp_path, refused):
+    fit(tmp_path / "other", *SMALL, "--trainer.max_epochs", 1)
+    before = (copy / "last.ckpt").read_bytes()
+    refused("fit", "--ckpt_path", tmp_path / "other", "--trainer.max_epochs", 2, "--trainer.default_root_dir", copy,
+            expected=["already holds a run of 3 epochs", "name another folder"])  # fmt: skip
+    assert (copy / "last.ckpt").read_bytes() == before
 
 
 def test_the_config_of_a_run_that_went_on_repeats_it(copy, whole, tmp_path):
