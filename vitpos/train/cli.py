@@ -186,7 +186,10 @@ class VitposCLI(LightningCLI):
             last.unlink(missing_ok=True)  # damaged, it would take the place of the whole one when the next is written
         self.config["fit"]["ckpt_path"] = None
         for key in checkpoints.LENGTH if self.checkpoint else ():
-            old, new = cast(checkpoints.Checkpoint, self.checkpoint)["vitpos"]["options"][key], getattr(self.trainer, key.rpartition(".")[2])
+            old, new = (
+                cast(checkpoints.Checkpoint, self.checkpoint)["vitpos"]["options"][key],
+                getattr(self.trainer, key.rpartition(".")[2]),
+            )
             if old != new:
                 print(f"{key} is {new}, it was {old}: the learning rate follows the new length from here on")
         if self.checkpoint is None and not self._get(self.config, "trainer").fast_dev_run:
