@@ -39,7 +39,7 @@ class Run:
         tuned: The values of tuned keys that were chosen for it; empty where nothing is tuned, None until they are.
         edge: The tuned keys whose value is at the edge of the grid.
         blocked: Why no values could be chosen, so that it cannot run.
-        study: Folder of the study file, where relative paths in it start; the current one, where there is nothing there.
+        study: Folder of the study file, where its relative paths start, else in the current one.
         recorded: Digests of files of schemes as results have them, for a file that is gone since.
     """
 

@@ -135,7 +135,8 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     """Trains and, unless it is a trial, tests, and makes the row.
 
     Raises:
-        VitposError: Training was cut short or went to a loss that is not finite, or a trial has no validation accuracy to choose by.
+        VitposError: Training was cut short or went to a loss that is not finite, or a trial has no validation accuracy
+            to choose by.
     """
     cli, last = begin(run, folder, prefix)
     if dataclasses.replace(run).hash != run.hash:  # a new object reads the file of the scheme again
@@ -199,7 +200,7 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
 def cut_short(trainer: Trainer) -> bool:
     """Tells whether a limit of time ended training before its last epoch or step."""
     whole = 0 < (trainer.max_epochs or 0) <= trainer.current_epoch or 0 < trainer.max_steps <= trainer.global_step
-    left = [callback.time_remaining() for callback in trainer.callbacks if isinstance(callback, Timer)]
+    left = [callback.time_remaining() for callback in getattr(trainer, "callbacks", []) if isinstance(callback, Timer)]
     return not whole and any(time is not None and time <= 0 for time in left)
 
 
