@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +32,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if args is None else args)
     try:
+        settle_environment()
         if words and words[0] in TRAINER:
             from vitpos.train.cli import command as train
 
@@ -47,6 +51,21 @@ def main(args: Sequence[str] | None = None) -> int:
         way = "with --ckpt_path last" if words and words[0] in TRAINER else "again"
         print(f"vitpos: interrupted; the same command {way} goes on where this one stopped", file=sys.stderr)
         return 130
+
+
+def settle_environment() -> None:
+    """Makes this process and its workers independent of what the shell, a notebook or a locale has set.
+
+    Raises:
+        VitposError: The system is Windows.
+    """
+    if importlib.util.find_spec("resource") is None:
+        raise VitposError("the command vitpos runs on Linux and macOS; on Windows, run it in WSL")
+    os.environ["MPLBACKEND"] = "Agg"  # a notebook's backend need not be installed here, and nothing is shown
+    os.environ.setdefault("PYTHONIOENCODING", ":backslashreplace")  # of the workers
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where the locale lacks a letter of a name
 
 
 class Parser(argparse.ArgumentParser):

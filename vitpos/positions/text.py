@@ -14,6 +14,8 @@ from vitpos.errors import VitposError, unknown
 
 # A class in a file, where a name could stand; before it strings, which are left as they are.
 _IN_FILE = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|(?<![^+])\s*([^+()'"\n\0]+\.py:\w+)""")
+# Where a file with a relative path is looked for before the current folder; a study sets its own.
+beside = Path()
 _loaded: dict[Path, tuple[bytes, ModuleType]] = {}
 
 
@@ -74,7 +76,7 @@ def load(file: str) -> ModuleType:
     changed is imported again and takes the place of the old module. Folders beside it are not searched for imports.
 
     Args:
-        file: Its path; a relative one starts from the current folder.
+        file: Its path; a relative one starts from the folder of the study, or from the current one.
 
     Raises:
         VitposError: The file cannot be read, or its import raises an exception.
@@ -103,6 +105,7 @@ def load(file: str) -> ModuleType:
 def _read(file: str) -> tuple[Path, bytes]:
     """Reads a file; returns its whole path too."""
     given = Path(file).expanduser()
+    given = beside / given if (beside / given).exists() else given
     try:
         return given.resolve(), given.read_bytes()
     except FileNotFoundError:

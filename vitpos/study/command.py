@@ -1,6 +1,7 @@
 """Carries out ``vitpos study plan|run|status|report``."""
 
 import dataclasses
+import shlex
 import shutil
 import sys
 from collections import Counter
@@ -166,7 +167,7 @@ def report(study: Study, results: Results) -> None:
         rows, failures = results.collect(study)
         background = Background(
             planned=len(study.runs),
-            text=study.path.read_text(),
+            text=study.path.read_text(encoding="utf-8-sig"),
             tuning=[dataclasses.asdict(choice) for choice in tuning.choices(study, results)],
             tuning_seeds=list(dict.fromkeys(trial.seed for trial in study.trials)),
         )
@@ -174,7 +175,7 @@ def report(study: Study, results: Results) -> None:
         print(report.write(study.comparison, rows, failures, results.folder, background))
         tensorboard.write_curves(rows, results.folder)
     print(f"\nreport       {results.folder / 'report.html'} (the same as text: report.md)")
-    print(f"curves       {beside_python('tensorboard')} --logdir {results.folder}")
+    print(f"curves       {beside_python('tensorboard')} --logdir {shlex.quote(str(results.folder))}")
 
 
 def beside_python(name: str) -> str:
@@ -182,4 +183,4 @@ def beside_python(name: str) -> str:
     if shutil.which(name):
         return name
     path = Path(sys.executable).with_name(name)
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

@@ -39,6 +39,7 @@ class Run:
         tuned: The values of tuned keys that were chosen for it; empty where nothing is tuned, None until they are.
         edge: The tuned keys whose value is at the edge of the grid.
         blocked: Why no values could be chosen, so that it cannot run.
+        study: Folder of the study file, where its relative paths start, else in the current one.
         recorded: Digests of files of schemes as results have them, for a file that is gone since.
     """
 
@@ -49,6 +50,7 @@ class Run:
     tuned: dict[str, Any] | None = dataclasses.field(default_factory=dict)
     edge: tuple[str, ...] = ()
     blocked: str = ""
+    study: Path = Path()
     recorded: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
@@ -71,6 +73,7 @@ class Run:
             return None
         from vitpos.positions import text as texts  # loads torch, which most plans do without
 
+        texts.beside = self.study
         try:
             return texts.digests(position)
         except VitposError:
@@ -198,7 +201,7 @@ def load(path: str | Path, seen: Sequence[tuple[dict[str, Any], str]] | None = N
     try:
         check_axes(file)
         check_tuning(file)
-        runs, trials = expand(base, file, seen)
+        runs, trials = expand(base, file, path.parent.resolve(), seen)
     except VitposError as error:
         raise VitposError(f"{path}: {error}") from error
     return Study(
@@ -280,14 +283,16 @@ def check_values(lists: dict[str, list[Any]]) -> None:
 
 
 def expand(
-    base: dict[str, Any], file: File, seen: Sequence[tuple[dict[str, Any], str]] | None = None
+    base: dict[str, Any], file: File, place: Path, seen: Sequence[tuple[dict[str, Any], str]] | None = None
 ) -> tuple[list[Run], list[Run]]:
     """Crosses seeds (outer) and axes (inner, ``position`` fastest) into runs, and with the tuned values into trials."""
     axes = {key: values for key, values in file.axes.items() if key != "position"}
     axes["position"] = [str(value) for value in file.axes["position"]]
     if any(key.startswith(OPTION) for key in axes):
-        from vitpos.study.options import points  # loads torch
+        from vitpos.positions import text as texts  # loads torch
+        from vitpos.study.options import points
 
+        texts.beside = place
         crossed = points(axes, seen)
     else:
         crossed = []
@@ -297,7 +302,7 @@ def expand(
     shared = {**flatten(base), **flatten(file.overrides)}
 
     def run(axes: dict[str, Any], settings: dict[str, Any], seed: int, **fields: Any) -> Run:
-        return Run(axes, seed, nest({**shared, **settings, "seed_everything": seed}), **fields)
+        return Run(axes, seed, nest({**shared, **settings, "seed_everything": seed}), study=place, **fields)
 
     tuned: dict[str, Any] | None = None if file.tune else {}
     runs = [run(*point, seed, tuned=tuned) for seed in file.seeds for point in crossed]

@@ -26,7 +26,7 @@ def write(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ class Results:
         """
         try:
             with self.writing():
-                write(self.folder / "study.yaml", study.path.read_text())
+                write(self.folder / "study.yaml", study.path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise unwritable(self.folder, error) from error
 

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,13 +28,14 @@ from vitpos.analysis import images, probes
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError, short, visible
 from vitpos.lock import hold
+from vitpos.positions import text as texts
 from vitpos.provenance import commit, sources
 from vitpos.study.plan import FORMAT, Run
 from vitpos.study.results import Row, parse, unwritable, write
 from vitpos.study.tuning import METRIC
 from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import History, amplitude, scheme_of
-from vitpos.train.cli import VitposCLI
+from vitpos.train.cli import VitposCLI, listed
 from vitpos.train.task import Classifier
 
 sources(), commit()  # kept from here on: files may change while a study runs, the code that is loaded does not
@@ -52,8 +56,23 @@ def prepare(run: Run, folder: Path, *, prefix: str = "", checkpoint: Path | None
     """
     config = copy.deepcopy(run.config)  # jsonargparse changes what it is given
     config["trainer"] = {**config.get("trainer", {}), "default_root_dir": str(folder)}
+    if config["trainer"].get("fast_dev_run"):
+        raise VitposError("trainer.fast_dev_run tries the code out; what comes of it is no result of a study")
+    texts.beside = run.study
+    if (root := (config.get("data") or {}).get("root")) and (run.study / root).exists():
+        config["data"]["root"] = str(run.study / root)
+    for logger in listed(config["trainer"].get("logger")):  # each run's own, for several run at once
+        options = logger.get("init_args", {}) if isinstance(logger, dict) else {}
+        if options.get("save_dir"):
+            options["save_dir"] = str(folder / options["save_dir"])
     cli = VitposCLI(config, run=False, prefix=prefix or run.label, checkpoint=checkpoint)
     cli.model.run_hash = run.hash
+    every, epochs = cli.trainer.check_val_every_n_epoch, cli.trainer.max_epochs or 0
+    if run.trial and every and epochs > 0 and epochs % every:
+        raise VitposError(
+            f"tuning chooses by {METRIC} of the last epoch, but trainer.check_val_every_n_epoch {every} does not "
+            f"validate the last of trainer.max_epochs {epochs}"
+        )
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     cli.model.build(cli.datamodule)
@@ -116,7 +135,8 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     """Trains and, unless it is a trial, tests, and makes the row.
 
     Raises:
-        VitposError: Training went to a loss that is not finite, or a trial has no validation accuracy to choose by.
+        VitposError: Training was cut short or went to a loss that is not finite, or a trial has no validation accuracy
+            to choose by.
     """
     cli, last = begin(run, folder, prefix)
     if dataclasses.replace(run).hash != run.hash:  # a new object reads the file of the scheme again
@@ -126,10 +146,15 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     reset_peak_memory(device)
     trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
     history = cli.history
+    if cut_short(trainer):
+        raise VitposError(f"trainer.max_time ended training after {len(history.rows)} epochs: it is not finished")
     metrics = {key: value for key, value in history.rows[-1].items() if "/" in key}
     if run.trial:
         if METRIC not in metrics:
-            raise VitposError(f"tuning chooses by {METRIC}, and this run has none (trainer.limit_val_batches 0?)")
+            raise VitposError(
+                f"tuning chooses by {METRIC}, and this run has none of its last epoch "
+                "(trainer.limit_val_batches 0, or max_steps?)"
+            )
         outcome: Row = {"trial": run.trial}
     else:
         outcome = {"tuned": run.tuned, "tuned_edge": list(run.edge)} if run.tuned else {}
@@ -163,9 +188,20 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         # a name of their own, off the curves; in this order, since TensorBoard's table shows the first five: test first
         final = {f"final/{key}": metrics[key] for key in sorted(metrics)}
         given = {"seed": run.seed, **run.axes, **run.trial, **(run.tuned or {})}
-        logger.log_hyperparams(given, final, step=len(history.rows))
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(given, final, step=len(history.rows))
+        else:
+            logger.log_hyperparams(given)
+            logger.log_metrics(final, step=len(history.rows))
         logger.finalize("success")
     return row
+
+
+def cut_short(trainer: Trainer) -> bool:
+    """Tells whether a limit of time ended training before its last epoch or step."""
+    whole = 0 < (trainer.max_epochs or 0) <= trainer.current_epoch or 0 < trainer.max_steps <= trainer.global_step
+    left = [callback.time_remaining() for callback in getattr(trainer, "callbacks", []) if isinstance(callback, Timer)]
+    return not whole and any(time is not None and time <= 0 for time in left)
 
 
 def begin(run: Run, folder: Path, prefix: str) -> tuple[VitposCLI, Path | None]:
@@ -257,7 +293,7 @@ def peak_memory(device: str) -> float:
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     if CLEAR_PEAK.exists():  # Linux
-        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
         return int(peak[1]) * 1024 / 1e6 if peak else 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
 
@@ -283,6 +319,10 @@ def hardware(device: str) -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        names = [
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text(encoding="utf-8").splitlines()
+            if "model name" in line
+        ]
         model = names[0] if names else model
     return f"{model}, {torch.get_num_threads()} of {os.cpu_count()} threads"

@@ -57,7 +57,7 @@ class History(L.Callback):
         del self.rows[trainer.current_epoch :]  # of an epoch that was cut short and now goes on
         self.began = time.perf_counter() - self.busy
         self.ended = self.began + self.busy
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of the epoch."""
@@ -85,7 +85,7 @@ class History(L.Callback):
         metrics["images_per_second"] = self.images / (self.ended - self.began)
         row = {"epoch": trainer.current_epoch + 1, **metrics}
         self.rows.append(row)
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.current_epoch + 1)
@@ -172,7 +172,7 @@ class EpochLines(L.Callback):
         """Prints a line and keeps it in the log."""
         line = f"{self.prefix}  {text}"
         print(line, flush=True)
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}  {line}\n")
 
 

@@ -212,12 +212,12 @@ class VitposCLI(LightningCLI):
         check_flags(config)
         if self.subcommand in (None, "fit"):
             self.claim(folder)
-        if self.subcommand == "fit" and (files := checkpoints.candidates(folder)):
-            if held := checkpoints.another(files[0], self.checkpoint):
-                raise VitposError(
-                    f"{folder} already holds {held}; go on with --ckpt_path last, or name another folder with "
-                    "--trainer.default_root_dir"
-                )
+        files = checkpoints.candidates(folder) if self.subcommand == "fit" else []
+        if files and (held := checkpoints.another(files[0], self.checkpoint)):
+            raise VitposError(
+                f"{folder} already holds {held}; go on with --ckpt_path last, or name another folder with "
+                "--trainer.default_root_dir"
+            )
         kwargs["default_root_dir"] = folder
         if config.precision is None:
             kwargs["precision"] = chosen_precision(config.accelerator)
