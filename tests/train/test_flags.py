@@ -126,7 +126,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fit(capsys):
-    """Returns a function that trains, or is refused with a line that has the text expected; warnings are Lightning's."""
+    """Returns a function that trains, or is refused with a line that has the text; warnings are Lightning's own."""
 
     def run(*words, expected=WORKS):
         code, printed = main([*FIT, *words]), capsys.readouterr()
