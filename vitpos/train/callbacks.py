@@ -151,8 +151,9 @@ class EpochLines(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
         self.began, self.first = time.perf_counter(), trainer.current_epoch
-        if self.first:
-            self.say(f"goes on after epoch {self.first}")
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if self.first or batches:
+            self.say(f"goes on after epoch {self.first}" + (f" and {batches} batches" if batches else ""))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prints the epoch's line."""

@@ -4,6 +4,8 @@ Each carries, under the key ``vitpos``, what its weights belong to: text and geo
 enter training, the data with its classes and normalisation, and the sources that trained.
 """
 
+import copy
+import errno
 import io
 import os
 import pickle
@@ -84,8 +86,8 @@ def candidates(folder: Path) -> list[Path]:
 
 
 def discard(folder: Path) -> None:
-    """Empties a folder of what a run that starts there writes anew: old curves, checkpoints, halves of files."""
-    for file in (*candidates(folder), *folder.glob("tensorboard/events.out.tfevents.*"), *folder.glob("*.part")):
+    """Empties a folder of what a run that starts there writes anew: checkpoints and curves."""
+    for file in (*candidates(folder), *folder.glob("tensorboard/events.out.tfevents.*")):
         file.unlink(missing_ok=True)
 
 
@@ -110,9 +112,11 @@ def read(file: Path) -> Checkpoint:
         raise CheckpointError(
             f"{file} is no checkpoint of vitpos fit: it holds objects beside tensors and numbers"
         ) from None
-    except PermissionError as error:
-        raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
     except Exception as error:  # zipfile and torch raise half a dozen kinds for a damaged file
+        if isinstance(error, MemoryError):
+            raise
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek to where nothing can be
+            raise VitposError(f"cannot read {file}: {error.strerror}") from error
         raise CheckpointError(
             f"{file} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:80]})"
         ) from error
@@ -153,6 +157,29 @@ def done(checkpoint: Checkpoint) -> tuple[int, int]:
     if 0 < batches < checkpoint["vitpos"]["batches"]:  # max_steps or max_time ended the epoch before its last batch
         return epochs["processed"] - 1, batches
     return epochs["processed"], 0
+
+
+def another(file: Path, going_on: Checkpoint | None) -> str:
+    """Says what run a checkpoint in the way is of; nothing where it is of the one that goes on, at whatever length."""
+
+    def made(checkpoint: Checkpoint) -> tuple[Any, ...]:
+        belongs = checkpoint["vitpos"]
+        given = {key: value for key, value in belongs["options"].items() if key not in LENGTH}
+        return given, belongs["data"], belongs["hash"]
+
+    try:
+        there = read(file)
+    except CheckpointError:
+        return "a run with a damaged checkpoint" if going_on is None else ""
+    if going_on is not None and made(there) == made(going_on):
+        return ""
+    return f"a run of {done(there)[0]} epochs"
+
+
+def lengths(checkpoint: Checkpoint, trainer: Trainer) -> list[tuple[str, int, int]]:
+    """Lists the options of the length that are not what they were, with the old value and the new one."""
+    then, now = checkpoint["vitpos"]["options"], {key: getattr(trainer, key.rpartition(".")[2]) for key in LENGTH}
+    return [(key, then[key], now[key]) for key in LENGTH if then[key] != now[key]]
 
 
 def purge_step(checkpoint: Checkpoint | None, max_epochs: int | None, max_steps: int) -> int | None:
@@ -233,7 +260,9 @@ def check(checkpoint: Checkpoint, model: "Classifier", data: "ImageData", traine
     then, now = checkpoint["vitpos"], describe(model, data, trainer)
     for key, value in now["options"].items():
         old = then["options"].get(key, value)
-        if key in LENGTH or (not train and key not in _EVALUATED) or old == value:
+        # 1 is one batch and 1.0 are all
+        equal = repr(old) == repr(value) if key.endswith("_batches") else old == value
+        if equal or key in LENGTH or (not train and key not in _EVALUATED):
             continue
         if key == "position" and same_scheme(old, value):
             continue
@@ -247,7 +276,7 @@ def check(checkpoint: Checkpoint, model: "Classifier", data: "ImageData", traine
         raise CheckpointError(f"GradientAccumulationScheduler is {ours}, but the checkpoint was trained with {theirs}")
     if then["files"] != now["files"]:
         raise CheckpointError(f"the file of {now['position']} changed since the checkpoint was trained")
-    settle({"vitpos": then, "loops": _copied(checkpoint["loops"])})
+    settle({"vitpos": then, "loops": copy.deepcopy(checkpoint["loops"])})
     (epochs, inside), steps = done(checkpoint), checkpoint["global_step"]
     most, limit = trainer.max_epochs, trainer.max_steps
     if most is not None and 0 <= most < epochs + (inside > 0):
@@ -271,11 +300,6 @@ def check_data(then: dict[str, Any], now: dict[str, Any], *, train: bool) -> Non
                 f"the {word} of the data {now['name']} are {ours}, but the checkpoint was trained on {then['name']} "
                 f"with {theirs}"
             )
-
-
-def _copied(loops: dict[str, Any]) -> dict[str, Any]:
-    """Copies nested dictionaries."""
-    return {key: _copied(value) if isinstance(value, dict) else value for key, value in loops.items()}
 
 
 def shown(ours: Any, theirs: Any) -> tuple[str, str]:

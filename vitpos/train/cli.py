@@ -180,19 +180,14 @@ class VitposCLI(LightningCLI):
     def before_fit(self) -> None:
         """Compares with the checkpoint, and leaves its path out of the saved config, which repeats the whole run."""
         self.check_checkpoint()
-        if (path := self.config["fit"]["ckpt_path"]) and Path(path) == checkpoints.previous(
-            last := self.folder / "last.ckpt"
-        ):
+        last, path = self.folder / "last.ckpt", self.config["fit"]["ckpt_path"]
+        if path and Path(path) == checkpoints.previous(last):
             last.unlink(missing_ok=True)  # damaged, it would take the place of the whole one when the next is written
         self.config["fit"]["ckpt_path"] = None
-        for key in checkpoints.LENGTH if self.checkpoint else ():
-            old, new = (
-                cast(checkpoints.Checkpoint, self.checkpoint)["vitpos"]["options"][key],
-                getattr(self.trainer, key.rpartition(".")[2]),
-            )
-            if old != new:
+        if self.checkpoint is not None:
+            for key, old, new in checkpoints.lengths(self.checkpoint, self.trainer):
                 print(f"{key} is {new}, it was {old}: the learning rate follows the new length from here on")
-        if self.checkpoint is None and not self._get(self.config, "trainer").fast_dev_run:
+        elif not self._get(self.config, "trainer").fast_dev_run:
             checkpoints.discard(self.folder)
 
     @property
@@ -217,11 +212,8 @@ class VitposCLI(LightningCLI):
         check_flags(config)
         if self.subcommand in (None, "fit"):
             self.claim(folder)
-        if self.subcommand == "fit" and self.checkpoint is None and (files := checkpoints.candidates(folder)):
-            try:
-                held = f"a run of {checkpoints.done(checkpoints.read(files[0]))[0]} epochs"
-            except checkpoints.CheckpointError:
-                held = "a run with a damaged checkpoint"
+        files = checkpoints.candidates(folder) if self.subcommand == "fit" else []
+        if files and (held := checkpoints.another(files[0], self.checkpoint)):
             raise VitposError(
                 f"{folder} already holds {held}; go on with --ckpt_path last, or name another folder with "
                 "--trainer.default_root_dir"
@@ -282,6 +274,8 @@ class VitposCLI(LightningCLI):
             if self.subcommand == "fit":
                 taken = f"another vitpos fit works in {folder}; wait for it, or name another folder with "
                 self.held.enter_context(hold(folder / ".lock", f"{taken}--trainer.default_root_dir"))
+                for part in folder.glob("*.part"):  # of a process that was killed
+                    part.unlink()
         except OSError as error:
             raise VitposError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
 
