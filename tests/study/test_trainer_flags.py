@@ -57,8 +57,9 @@ def test_a_logger_of_another_kind(run, tmp_path, monkeypatch):
     row = run({"trainer.logger": {"class_path": "own_logger.Own"}})
     import own_logger
 
-    assert row["metrics"], row
+    assert isinstance(row, dict), row
 
+    assert (tmp_path / "run" / "config.yaml").exists()
     assert {"seed": 0, "position": "learned"} in own_logger.Own.seen
     assert own_logger.Own.seen[-1] == (1, sorted(f"final/{key}" for key in row["metrics"]))
 
