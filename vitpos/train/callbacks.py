@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from vitpos.analysis import probes
@@ -123,6 +124,21 @@ class Last(ModelCheckpoint):
     def state_key(self) -> str:
         """The name of its state in the checkpoint; Lightning refuses two callbacks of one name."""
         return "vitpos.Last"
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the config where the logger writes or, where it writes no files, in the folder of the run."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Saves it, once."""
+        self.save_to_log_dir = trainer.log_dir is not None
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Saves it where Lightning would not."""
+        if not self.save_to_log_dir:
+            path = Path(trainer.default_root_dir) / self.config_filename
+            self.parser.save(self.config, str(path), skip_unset=False, overwrite=True, multifile=self.multifile)
 
 
 class Bar(TQDMProgressBar):

@@ -25,7 +25,7 @@ from vitpos.data.module import ImageData
 from vitpos.errors import VitposError
 from vitpos.lock import hold
 from vitpos.train import checkpoint as checkpoints
-from vitpos.train.callbacks import Bar, EpochLines, History, Last, Similarity
+from vitpos.train.callbacks import Bar, EpochLines, History, Last, SaveConfig, Similarity
 from vitpos.train.flags import check_flags, check_length, in_one_process
 from vitpos.train.parser import Parser, refused
 from vitpos.train.speed import keep_memory
@@ -85,6 +85,7 @@ class VitposCLI(LightningCLI):
                         "enable_model_summary": False,
                         "log_every_n_steps": 1,
                     },
+                    save_config_callback=SaveConfig,
                     save_config_kwargs={"overwrite": True},
                     parser_class=Parser,
                     auto_configure_optimizers=False,
