@@ -153,10 +153,12 @@ def test_unwritable_folder_of_a_run(refused, folder):
 
 def test_full_disk_ends_a_run_with_one_line(refused, monkeypatch):
     def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device", "run/last.ckpt")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", full)
-    refused(*FIT, expected=["run/last.ckpt: No space left on device"])
+    monkeypatch.setattr("vitpos.train.checkpoint.os.fsync", full)
+    there = ["--trainer.default_root_dir", "run"]
+    refused(*FIT, *there, expected=["run/last.ckpt: No space left on device"])
+    assert not [*Path("run").glob("*.part"), *Path("run").glob("*.ckpt")]
 
 
 def test_fit_then_go_on_then_validate(refused, capsys):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vitpos.commands import add_scheme_commands
-from vitpos.errors import VitposError, unknown
+from vitpos.errors import VitposError, unknown, visible
 from vitpos.paths import expand
 
 TRAINER = {
@@ -30,6 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if args is None else args)
     try:
+        settle_environment()
         if words and words[0] in TRAINER:
             from vitpos.train.cli import command as train
 
@@ -42,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"vitpos: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"vitpos: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        print(visible(f"vitpos: error: {error.filename or 'output'}: {error.strerror or error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         way = "again goes on where this one stopped"
@@ -50,6 +54,21 @@ def main(args: Sequence[str] | None = None) -> int:
             way = "with --ckpt_path last goes on after the last finished epoch, if there is one"
         print(f"vitpos: interrupted; the same command {way}", file=sys.stderr)
         return 130
+
+
+def settle_environment() -> None:
+    """Makes this process and its workers independent of what the shell, a notebook or a locale has set.
+
+    Raises:
+        VitposError: The system is Windows.
+    """
+    if importlib.util.find_spec("resource") is None:
+        raise VitposError("the command vitpos runs on Linux and macOS; on Windows, run it in WSL")
+    os.environ["MPLBACKEND"] = "Agg"  # a notebook's backend need not be installed here, and nothing is shown
+    os.environ.setdefault("PYTHONIOENCODING", ":backslashreplace")  # of the workers
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where the locale lacks a letter of a name
 
 
 class Parser(argparse.ArgumentParser):
