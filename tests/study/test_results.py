@@ -128,7 +128,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     file = tmp_path / "result.json"
     write(file, "old")
 
-    def half(self, text):
+    def half(self, text, **kwargs):
         with self.open("w") as part:
             part.write(text[:2])
         raise OSError(28, "No space left on device")
