@@ -293,7 +293,8 @@ class Sum(PositionEmbedding):
         total: Tensor | None = None
         for part, more in self._each("bias", prepared):
             skip = self._skipped(part, q, grid)
-            term = part.bias(q[:, :, skip:], k[:, :, skip:], grid, layer, **more)
+            seen = (q[:, :, skip:], k[:, :, skip:]) if skip else (q, k)
+            term = part.bias(*seen, grid, layer, **more)
             if term is not None:
                 term = F.pad(term, (skip, 0, skip, 0)) if skip else term
                 total = term if total is None else total + term
@@ -319,7 +320,8 @@ class Sum(PositionEmbedding):
         total: Tensor | None = None
         for part, more in self._each("values", prepared):
             skip = self._skipped(part, attention, grid)
-            term = part.values(attention[:, :, skip:, skip:], grid, layer, **more) if part.uses_attention else None
+            seen = attention[:, :, skip:, skip:] if skip else attention
+            term = part.values(seen, grid, layer, **more) if part.uses_attention else None
             if term is not None:
                 term = F.pad(term, (0, 0, skip, 0)) if skip else term
                 total = term if total is None else total + term
