@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from whole import row_of
 
 from vitpos.errors import VitposError
 from vitpos.study import plan, timing
@@ -20,12 +21,9 @@ def results(tmp_path):
 
 def put(results, *runs, where=None):
     """Writes rows of (run, seconds)."""
-    where = where or hardware("cpu")
-    (results.folder / "rows.jsonl").write_text("".join(
-        json.dumps({"format": plan.FORMAT, "hash": run.hash, "axes": run.axes, "seed": run.seed, "seconds": seconds,
-                    "environment": {"hardware": where}}) + "\n"
-        for run, seconds in runs
-    ))  # fmt: skip
+    environment = {"device": "cpu", "hardware": where or hardware("cpu")}
+    rows = [row_of(run, seconds=seconds, environment=environment) for run, seconds in runs]
+    (results.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_finished_runs_count_for_their_variant_and_the_nearest_others(study_file, results):

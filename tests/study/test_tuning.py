@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+from whole import row_of
 
 from vitpos.cli import main
 from vitpos.data.module import ImageData
@@ -37,16 +38,7 @@ def put(results, run, accuracy, **fields):
     """Writes a result as a run would, or, without an accuracy, a failure."""
     folder = results.of(run)
     folder.mkdir(parents=True, exist_ok=True)
-    record = {
-        "format": plan.FORMAT,
-        "hash": run.hash,
-        "axes": run.axes,
-        "seed": run.seed,
-        "config": run.config,
-        **fields,
-    }
-    if run.trial:
-        record["trial"] = run.trial
+    record = row_of(run, **fields)
     if accuracy is None:
         write(folder / "failure.json", json.dumps({**record, "error": "it broke", "traceback": "at line 1"}))
     else:

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from vitpos import paths
 from vitpos.analysis.comparison import Comparison
 from vitpos.errors import VitposError, unknown
 from vitpos.rows import check_tree, check_value
@@ -192,7 +193,7 @@ def load(path: str | Path, seen: Sequence[tuple[dict[str, Any], str]] | None = N
     """
     path = Path(path)
     file = read(path)
-    base = read_yaml(path.parent / file.base)
+    base = read_yaml(path.parent / paths.expand(file.base))
     try:
         check_axes(file)
         check_tuning(file)

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError, unknown
 from vitpos.lock import hold
+from vitpos.paths import expand
 from vitpos.train.callbacks import Bar, EpochLines, History, Similarity
 from vitpos.train.speed import keep_memory
 from vitpos.train.task import Classifier
@@ -166,6 +167,8 @@ class VitposCLI(LightningCLI):
         if options.ckpt_path == "last":
             last = self.folder / "last.ckpt"
             options.ckpt_path = None if self.subcommand == "fit" and not last.exists() else str(last)
+        elif options.ckpt_path is not None:
+            options.ckpt_path = str(expand(options.ckpt_path))
         if options.ckpt_path is not None:  # the model's options come from the checkpoint, by LightningCLI
             trained = read_checkpoint(Path(options.ckpt_path))["hyper_parameters"]
             options.position, options.seed_everything = trained["position"], trained["seed"]
@@ -175,7 +178,7 @@ class VitposCLI(LightningCLI):
         """The folder of the run: ``trainer.default_root_dir``, else one named after what is trained."""
         given = self._get(self.config, "trainer").default_root_dir
         if given:
-            return Path(given)
+            return expand(given)
         model, data = self._get(self.config, "model"), self._get(self.config, "data")
         scheme, seed = slug(self._get(self.config, "position")), self._get(self.config, "seed_everything")
         return Path("runs", f"{data.name}-{model.name.removeprefix('vitpos_')}-{scheme}-s{seed}")
