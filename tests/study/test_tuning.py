@@ -325,7 +325,7 @@ def test_options_of_the_schemes_and_tuning_go_together(study_file, results):
     axes = {"position": ["none", "learned"], "position.scale": [0.1, 0.2]}
     found = plan.load(study_file(axes=axes, tune=GRID))
     assert len(found.trials) == 2 * 3
-    put_all(found, results, lambda t: t.trial["model.lr"] * (-1 if t.axes.get("position.scale") == 0.1 else 1))
+    put_all(found, results, lambda t: abs((t.axes.get("position.scale") == 0.1) - t.trial["model.lr"]))
     assert values(found, results) == [{"model.lr": lr} for lr in (0.005, 0.0001, 0.005)]
 
 
