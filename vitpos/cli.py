@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vitpos.commands import add_scheme_commands
 from vitpos.errors import VitposError, unknown, visible
+from vitpos.paths import expand
 
 TRAINER = {
     "fit": "train one ViT with one position scheme",
@@ -48,8 +49,10 @@ def main(args: Sequence[str] | None = None) -> int:
         print(visible(f"vitpos: error: {error.filename or 'output'}: {error.strerror or error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        way = "with --ckpt_path last" if words and words[0] in TRAINER else "again"
-        print(f"vitpos: interrupted; the same command {way} goes on where this one stopped", file=sys.stderr)
+        way = "again goes on where this one stopped"
+        if words and words[0] in TRAINER:
+            way = "with --ckpt_path last goes on after the last finished epoch, if there is one"
+        print(f"vitpos: interrupted; the same command {way}", file=sys.stderr)
         return 130
 
 
@@ -107,8 +110,8 @@ def parser() -> argparse.ArgumentParser:
         "report": "write report.md and the figures from the results there are",
     }.items():
         sub = actions.add_parser(action, help=text, description=text)
-        sub.add_argument("file", type=Path, help="study file, such as configs/studies/quickstart.yaml")
-        sub.add_argument("--results", type=Path, default=Path("results"), help="folder of results (%(default)s)")
+        sub.add_argument("file", type=expand, help="study file, such as configs/studies/quickstart.yaml")
+        sub.add_argument("--results", type=expand, default=Path("results"), help="folder of results (%(default)s)")
         sub.add_argument("--leave-old", action="store_true", help="leave out results of an earlier study file")
         if action == "plan":
             sub.add_argument("--sd", type=float, help="deviation of paired differences in points (else measured)")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from vitpos import paths
 from vitpos.analysis.comparison import Comparison
 from vitpos.configs import check_seed, read_yaml
 from vitpos.errors import VitposError, unknown
@@ -197,7 +198,7 @@ def load(path: str | Path, seen: Sequence[tuple[dict[str, Any], str]] | None = N
     """
     path = Path(path)
     file = read(path)
-    base = {key: value for key, value in read_yaml(path.parent / file.base).items() if key not in COMMAND}
+    base = {key: value for key, value in read_yaml(path.parent / paths.expand(file.base)).items() if key not in COMMAND}
     try:
         check_axes(file)
         check_tuning(file)

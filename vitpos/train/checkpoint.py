@@ -31,6 +31,7 @@ Checkpoint = dict[str, Any]
 # Of the trainer's options those that change what is trained.
 _TRAINER = ("accumulate_grad_batches", "limit_train_batches", "overfit_batches", "gradient_clip_val", "precision")
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")  # may change: the schedule is computed anew
+OPTIONS = (*(f"trainer.{key}" for key in _TRAINER), *LENGTH, "trainer.gradient_clip_algorithm")
 _EVALUATED = ("position", "model.name", "model.patch_size", "model.global_pool")  # what the weights' shapes follow from
 
 

@@ -24,6 +24,7 @@ from vitpos.configs import check_seed, refuse_twice
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError
 from vitpos.lock import hold
+from vitpos.paths import expand
 from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import Bar, EpochLines, History, Last, SaveConfig, Similarity
 from vitpos.train.flags import check_flags, check_length, in_one_process
@@ -134,8 +135,9 @@ class VitposCLI(LightningCLI):
         if options.ckpt_path == "last":
             fresh = self.subcommand == "fit" and not checkpoints.candidates(self.folder)
             options.ckpt_path = None if fresh else str(checkpoints.newest(self.folder))
-        elif options.ckpt_path is not None and checkpoints.candidates(Path(options.ckpt_path)):
-            options.ckpt_path = str(checkpoints.newest(Path(options.ckpt_path)))
+        elif options.ckpt_path is not None:
+            given = expand(options.ckpt_path)
+            options.ckpt_path = str(checkpoints.newest(given) if checkpoints.candidates(given) else given)
         if options.ckpt_path is not None:
             self.checkpoint = checkpoints.read(Path(options.ckpt_path))
             self.take_options(parser, args, options)
@@ -157,7 +159,8 @@ class VitposCLI(LightningCLI):
         for key, value in trained.items():
             group, _, name = key.rpartition(".")
             automatic = key == "trainer.precision" and value == chosen_precision(options.trainer.accelerator)
-            if not automatic and (self.subcommand == "fit" or group != "trainer" or name == "precision"):
+            wanted = key in checkpoints.OPTIONS if group == "trainer" else group in ("", "model", "data")
+            if not automatic and wanted and (self.subcommand == "fit" or group != "trainer" or name == "precision"):
                 (config.setdefault(group, {}) if group else config)[name] = value
         self.config = parser.parse_args([args[0], "--config", json.dumps(config), *args[1:]])  # what comes later wins
         self.config[args[0]].ckpt_path = options.ckpt_path
@@ -196,7 +199,7 @@ class VitposCLI(LightningCLI):
         """The folder of the run: ``trainer.default_root_dir``, else one named after what is trained."""
         given = self._get(self.config, "trainer").default_root_dir
         if given:
-            return Path(given)
+            return expand(given)
         model, data = self._get(self.config, "model"), self._get(self.config, "data")
         scheme, seed = slug(self._get(self.config, "position")), self._get(self.config, "seed_everything")
         return Path("runs", f"{data.name}-{model.name.removeprefix('vitpos_')}-{scheme}-s{seed}")
