@@ -41,8 +41,10 @@ class Call:
 class Thread(threading.local):
     """The calls of a thread: the one whose blocks run now, and the last one whose tokens were embedded."""
 
-    now: Call | None = None
-    last: Call | None = None
+    def __init__(self) -> None:
+        """Begins a thread's calls; in its dictionary from the start, as torch.compile's guards look there."""
+        self.now: Call | None = None
+        self.last: Call | None = None
 
 
 class Seam:

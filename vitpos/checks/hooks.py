@@ -161,8 +161,8 @@ def half_precision(text: str) -> None:
                 low, exact = copy.deepcopy(scheme), copy.deepcopy(scheme)
                 if mode == "cast":
                     low = low.to(dtype)
-                    for parameter in exact.parameters():
-                        parameter.data = parameter.data.to(dtype).float()
+                    for parameter, held in zip(exact.parameters(), low.parameters(), strict=True):
+                        parameter.data = held.data.float()
                 for grid in ((512, 2), (2, 512)):  # bfloat16 holds whole numbers up to 256
                     with case(f"{mode} {short(dtype)}, grid {by(grid)} after {by(trained_on)}"):
                         _rounded(low, exact.double(), grid, dtype, autocast=mode == "autocast")
