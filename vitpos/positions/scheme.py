@@ -63,6 +63,14 @@ class PositionEmbedding(nn.Module):
     precise: tuple[str, ...] = ()
     given: dict[str, object]
 
+    own_hooks: frozenset[str] = frozenset()
+
+    def __init_subclass__(cls) -> None:
+        """Notes which hooks are overridden; here, for torch.compile does not tell functions apart."""
+        super().__init_subclass__()
+        hooks = ("tokens", "rotate", "bias", "weights", "values")
+        cls.own_hooks = frozenset(h for h in hooks if getattr(cls, h) is not getattr(PositionEmbedding, h))
+
     def __new__(cls, *args: object, **given: object) -> Self:
         """Notes the options."""
         scheme = super().__new__(cls)
@@ -229,8 +237,7 @@ class PositionEmbedding(nn.Module):
 
 def given(scheme: PositionEmbedding, hook: str, prepared: Any) -> dict[str, Any]:
     """Gives the keyword arguments of a hook: what the scheme prepared, if it did and has this hook of its own."""
-    own = getattr(getattr(scheme, hook), "__func__", None) is not getattr(PositionEmbedding, hook)
-    return {"prepared": prepared} if own and prepared is not None else {}
+    return {"prepared": prepared} if prepared is not None and hook in scheme.own_hooks else {}
 
 
 def constructor_options(cls: type[PositionEmbedding]) -> list[inspect.Parameter]:
