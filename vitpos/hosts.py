@@ -73,7 +73,7 @@ class Positioned:
     def _attend(
         self: Any, x: Tensor, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, is_causal: bool
     ) -> Tensor:
-        """Computes what follows the norms of q and k; prefix tokens are not rotated and have zero bias."""
+        """Computes what follows the norms of q and k; prefix tokens are not rotated, nor biased unless it sees them."""
         batch, length, _ = x.shape
         call = self.seam.call(x)
         prefix = call.prefix
@@ -82,7 +82,8 @@ class Positioned:
         gate = gate_layer(x).sigmoid() if gate_layer is not None else None
 
         patch_q, patch_k = q[:, :, prefix:], k[:, :, prefix:]
-        bias = call.hook("bias", patch_q, patch_k, self.layer)
+        first = 0 if call.scheme.sees_prefix else prefix  # of the tokens that bias and values are about
+        bias = call.hook("bias", q[:, :, first:], k[:, :, first:], self.layer)
         new_q, new_k = call.hook("rotate", patch_q, patch_k, self.layer)
         if new_q is not patch_q:
             q = _joined(q[:, :, :prefix], new_q, dim=2)
@@ -90,7 +91,7 @@ class Positioned:
             k = _joined(k[:, :, :prefix], new_k, dim=2)
         if bias is not None:
             bias = bias.to(q.dtype)
-            bias = F.pad(bias, (prefix, 0, prefix, 0)) if prefix else bias
+            bias = F.pad(bias, (first, 0, first, 0)) if first else bias
             # 4-D, for the fused kernels refuse a mask of 3.
             bias = bias if bias.dim() == 4 else bias[None]
             attn_mask, is_causal = _mask(bias, attn_mask, is_causal), False
@@ -114,8 +115,8 @@ class Positioned:
             attention = self.attn_drop(attention)
             x = attention @ v
             if call.scheme.uses_attention:
-                added = call.hook("values", attention[:, :, prefix:, prefix:], self.layer)
-                x = x if added is None else _joined(x[:, :, :prefix], x[:, :, prefix:] + added, dim=2)
+                added = call.hook("values", attention[:, :, first:, first:], self.layer)
+                x = x if added is None else _joined(x[:, :, :first], x[:, :, first:] + added, dim=2)
 
         x = self.norm(x.transpose(1, 2).reshape(batch, length, -1))
         x = x if gate is None else x * gate

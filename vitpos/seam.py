@@ -41,8 +41,7 @@ class Call:
 class Thread(threading.local):
     """The calls of a thread: the one whose blocks run now, and the last one whose tokens were embedded."""
 
-    def __init__(self) -> None:
-        """Begins a thread's calls; in its dictionary from the start, as torch.compile's guards look there."""
+    def __init__(self) -> None:  # run in each thread: a compiler guards on what the instance holds
         self.now: Call | None = None
         self.last: Call | None = None
 

@@ -88,3 +88,14 @@ def test_plain_keeps_to_the_width():
     assert lines[0].split() == ["scheme", "n", "verdict"]
     assert lines[-3].split() == ["b", "12", "undecided"]
     assert lines[-1].startswith("    why")
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [("=1+1", "'=1+1"), ("@SUM(A1)", "'@SUM(A1)"), ("+A1", "'+A1"), ("-A1", "'-A1"), ("  =1", "'  =1"), ("-", "-"),
+     ("-0.5", "-0.5"), ("+1.5e-3", "+1.5e-3"), ("learned+cpe", "learned+cpe"), ("a\x1b[31m", "a\\x1b[31m")],
+)  # fmt: skip
+def test_no_cell_of_a_csv_is_a_formula(text, cell):
+    table = Table("t", "t", [names(text), texts("note")], [[text, text]])
+    header, first = csv.reader(io.StringIO(to_csv(table)))
+    assert (header[0], first) == (cell, [cell, cell])

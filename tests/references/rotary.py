@@ -172,6 +172,12 @@ def liere_of_pairs() -> Pairs:
                 yield from zip(liere.rotate(q, k, grid, layer), mixed.rotate(q, k, grid, layer), strict=True)
 
 
+def exponential(skew_symmetric):
+    """The exponential of a skew-symmetric matrix, by eigenvalues: i times the matrix is Hermitian."""
+    values, vectors = torch.linalg.eigh(1j * skew_symmetric)
+    return (vectors @ torch.diag((-1j * values).exp()) @ vectors.mH).real
+
+
 @reference("liere", "matrix exponentials by eigenvalues", 1e-12)
 def liere_by_eigenvalues() -> Pairs:
     for text, size in (("liere", 48), ("liere(block_size=8)", 8)):
@@ -184,14 +190,12 @@ def liere_by_eigenvalues() -> Pairs:
             for block in range(48 // size):
                 for p in range(24):
                     y, x = (p // 8) / 2 * (3 / 4), (p % 8) / 7 * (8 / 6)
-                    upper, entry = torch.zeros(size, size, dtype=torch.complex128), 0
+                    upper, entry = torch.zeros(size, size, dtype=torch.float64), 0
                     for i in range(size):
                         for j in range(i + 1, size):
                             row, column = scheme.generators[:, 1, head, block, entry].tolist()
                             upper[i, j], entry = y * row + x * column, entry + 1
-                    # i times a skew-symmetric matrix is Hermitian.
-                    values, vectors = torch.linalg.eigh(1j * (upper - upper.T))
-                    rotation = (vectors @ torch.diag((-1j * values).exp()) @ vectors.mH).real
+                    rotation = exponential(upper - upper.T)
                     part = slice(block * size, block * size + size)
                     expected[:, head, p, part] = q[:, head, p, part] @ rotation.T
         yield turned, expected
@@ -221,7 +225,7 @@ def skew(above, size):
     return upper - upper.T
 
 
-# The released code computes the exponentials as here, of block-diagonal matrices: Longin-Yu/ComRoPE, model.py.
+# The matrices are those of the released code, Longin-Yu/ComRoPE, model.py.
 @reference("comrope", "Yu et al., the authors' angle matrices, patch by patch", 1e-12)
 def comrope_by_hand() -> Pairs:
     def rotation(scheme, layer, head, y, x, size, axial):
@@ -233,7 +237,7 @@ def comrope_by_hand() -> Pairs:
             else:
                 of_row, of_column = scheme.factors[:, layer, 0, block, 0].tolist()
                 turn = of_row * y * a + of_column * x * a
-            blocks.append(torch.matrix_exp(turn))
+            blocks.append(exponential(turn))
         return torch.block_diag(*blocks)
 
     for given, size, axial in (

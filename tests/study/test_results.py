@@ -1,6 +1,7 @@
 """Results on disk: what counts as done, what is kept, what is refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -45,19 +46,47 @@ def test_rows_are_in_the_order_of_the_plan_and_keep_earlier_ones(done):
     study, results = plan.load(done.file), Results(done.folder)
     lines = (done.folder / "rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["hash"] for line in lines] == [run.hash for run in study.runs]
-    other = {**json.loads(lines[0]), "hash": "0" * 12}
+    other = json.loads(lines[0])
+    other["config"]["model"]["lr"] = 9.0
+    other["hash"] = plan.identify(other["config"], None, None)
     (done.folder / "rows.jsonl").write_text("\n".join([json.dumps(other), *lines]))
     rows, failures = results.collect(study)
     assert ([row["hash"] for row in rows], failures) == ([run.hash for run in study.runs], [])
     kept = [json.loads(line)["hash"] for line in (done.folder / "rows.jsonl").read_text().splitlines()]
-    assert kept == [*(run.hash for run in study.runs), "0" * 12]
+    assert kept == [*(run.hash for run in study.runs), other["hash"]]
 
 
-def test_a_damaged_line_is_named(done):
-    with (done.folder / "rows.jsonl").open("a") as file:
-        file.write('{"hash": \n')
-    with pytest.raises(VitposError, match=r"rows.jsonl line 5 is damaged .*: remove the line"):
-        Results(done.folder).stored()
+def test_a_damaged_line_is_named_and_kept_aside_and_stops_nothing(done, capsys):
+    before = (done.folder / "rows.jsonl").read_text()
+    damage = ['{"hash": ', "[" * 100_000, "\x80", '{"format": 2}']
+    with (done.folder / "rows.jsonl").open("a", encoding="latin-1") as file:
+        file.write("\n".join(damage))
+    for action in ("status", "report"):
+        assert main(["study", action, str(done.file), "--results", str(done.results)]) == 0
+        said = capsys.readouterr().err.splitlines()
+        assert [re.search(r"rows.jsonl line (\d)", line)[1] for line in said] == ["5", "6", "7", "8"]
+        assert "not whole" in said[0]
+        assert "format is 2; allowed: 1" in said[3]
+    assert (done.folder / "rows.jsonl").read_text() == before
+    assert (done.folder / "damaged.jsonl").read_bytes().split(b"\n")[:-1] == [d.encode("latin-1") for d in damage]
+    assert main(["study", "status", str(done.file), "--results", str(done.results)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_row_whose_config_was_edited_is_none(done, capsys):
+    results, run = Results(done.folder), plan.load(done.file).runs[0]
+    row = read(results.of(run) / "result.json")
+    row["config"]["model"]["lr"] = 9.0
+    (results.of(run) / "result.json").write_text(json.dumps(row))
+    assert results.row(run) is None
+    assert results.row(run) is None
+    (line,) = capsys.readouterr().err.splitlines()  # said once
+    assert f"result.json: hash is '{run.hash}'; allowed: that of its config" in line
+
+
+def test_the_hash_of_a_config_is_that_of_its_json():
+    config = {"trainer": {"callbacks": [{"scheduling": {0: 2, 4: 8, 10: 1}}]}}
+    assert plan.identify(json.loads(json.dumps(config)), None, None) == plan.identify(config, None, None)
 
 
 def test_the_committed_results_of_an_earlier_version_count_as_done(tmp_path):
@@ -99,7 +128,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     file = tmp_path / "result.json"
     write(file, "old")
 
-    def half(self, text):
+    def half(self, text, **kwargs):
         with self.open("w") as part:
             part.write(text[:2])
         raise OSError(28, "No space left on device")
@@ -109,3 +138,51 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write(file, "new text")
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     assert file.read_text() == "old"
+
+
+def test_a_report_before_any_run_says_so(study_file, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for results in (tmp_path / "results", tmp_path / "link"):
+        assert main(["study", "report", str(study_file()), "--results", str(results)]) == 2
+        assert "no finished runs" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said(study_file, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert main(["study", "run", str(study_file()), "--results", str(tmp_path / "link")]) == 2
+    error = capsys.readouterr().err
+    assert "broken link" in error
+    assert "free space" not in error
+
+
+def test_leftovers_of_killed_processes_go(done):
+    results = Results(done.folder)
+    inside = results.of(plan.load(done.file).runs[0]) / "result.json.123.part"
+    beside = done.folder / "rows.jsonl.123.part"
+    inside.touch()
+    beside.touch()
+    with results.lock(), results.writing():
+        assert not inside.exists()
+        assert not beside.exists()
+        with pytest.raises(VitposError, match="another vitpos study run works in"), results.lock():
+            pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"axes": {"position": ["a\x1b[31m"]}}, r"axes.position.0 is 'a\x1b[31m'; allowed: text"),
+        ({"axes": {"position": ["a\nb"]}}, r"position is 'a\nb'; allowed: one line"),
+        ({"axes": {"position": ["\u202eabc"]}}, r"\u202eabc"),
+        ({"question": "\x07"}, r"question is '\x07'"),
+        ({"axes": {"position": ["learned", "x" * 1_000_000]}}, "allowed: text of at most"),
+        ({"reference": "x" * 90_000}, "characters ..."),
+    ],
+)
+def test_a_study_file_names_nothing_that_steers_a_terminal(study_file, tmp_path, capsys, changes, said):
+    assert main(["study", "status", str(study_file(**changes)), "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error[:-1].isprintable()
+    assert len(error) < 2500

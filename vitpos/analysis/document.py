@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from vitpos.analysis.markup import strong, to_markdown
 from vitpos.analysis.tables import Table, markdown
+from vitpos.errors import visible
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _block(block: Block) -> str:
             return "\n".join(f"- {_line(line)}" for line in block.lines)
         case Listing():
             fence = "`" * max(3, *(1 + len(run) for run in re.findall("`+", block.text)), 3)
-            return f"{fence}\n{block.text.strip()}\n{fence}"
+            return f"{fence}\n{visible(block.text.strip())}\n{fence}"
         case Picture():
             alt = re.sub(r"([\[\]\\])", r"\\\1", _line(block.alt))
             return "\n\n".join(filter(None, (f"![{alt}](figures/{block.name}.png)", _paragraph(block.caption))))

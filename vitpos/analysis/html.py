@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from vitpos.analysis.document import Block, Document, Items, Listing, Picture, Section
 from vitpos.analysis.markup import to_html
 from vitpos.analysis.tables import Column, Table
+from vitpos.errors import visible
 
 # Text has a contrast of at least 7 to its background, muted text and links of at least 5.
 _STYLE = """
@@ -95,9 +96,13 @@ def page(document: Document, pictures: Mapping[str, bytes]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
-        f"<title>{html.escape(document.title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<title>{_escape(document.title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
         f"<body>\n<main>\n{chr(10).join(filter(None, body))}\n</main>\n</body>\n</html>\n"
     )
+
+
+def _escape(text: str) -> str:
+    return html.escape(visible(text))
 
 
 def _blocks(blocks: Sequence[Block], pictures: Mapping[str, bytes]) -> str:
@@ -111,10 +116,10 @@ def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
         case Items():
             return f"<ul>{''.join(f'<li>{to_html(line)}</li>' for line in block.lines)}</ul>"
         case Listing():  # a box that scrolls must be reached by the keyboard
-            return f'<pre tabindex="0"><code>{html.escape(block.text.strip())}</code></pre>'
+            return f'<pre tabindex="0"><code>{_escape(block.text.strip())}</code></pre>'
         case Picture():
             data = base64.b64encode(pictures[block.name]).decode()
-            image = f'<img src="data:image/svg+xml;base64,{data}" alt="{html.escape(block.alt)}">'
+            image = f'<img src="data:image/svg+xml;base64,{data}" alt="{_escape(block.alt)}">'
             caption = f"<figcaption>{to_html(block.caption)}</figcaption>" if block.caption else ""
             return f"<figure>{_scroll(image, block.alt.split(':')[0], 'scroll picture')}{caption}</figure>"
         case Table():
@@ -135,7 +140,7 @@ def _table(table: Table) -> str:
 
 def _scroll(inner: str, label: str, kind: str = "scroll") -> str:
     """Puts what may be wider than the page into a box that scrolls by itself, also by the keyboard."""
-    return f'<div class="{kind}" role="region" tabindex="0" aria-label="{html.escape(label)}">{inner}</div>'
+    return f'<div class="{kind}" role="region" tabindex="0" aria-label="{_escape(label)}">{inner}</div>'
 
 
 def _side(column: Column) -> str:

@@ -8,6 +8,8 @@ import html
 import re
 from collections.abc import Iterator
 
+from vitpos.errors import visible
+
 _PIECES = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<strong>(?:`[^`]*`|[^`])+?)\*\*|(?P<text>.[^`*]*)", re.DOTALL)
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")  # what Markdown would take for HTML
 _BREAK = re.compile(r"(?=[(+])|(?<=[,/:])")  # where a long name may go on in the next line
@@ -68,7 +70,7 @@ def to_plain(text: str) -> str:
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str]]:
-    for found in _PIECES.finditer(text):
+    for found in _PIECES.finditer(visible(text)):
         yield str(found.lastgroup), found[str(found.lastgroup)]
 
 

@@ -116,6 +116,7 @@ def provenance(evidence: Evidence) -> Section:
         f"Precision: {_either(e.get('precision') for e in environments)}",
         f"Versions: {_either(', '.join(f'{key} {e.get(key)}' for key in versions) for e in environments)}",
         f"Commit: {_either(e.get('commit') for e in environments)}",
+        f"Sources of vitpos: {_either(' then '.join(e.get('sources', ['unknown'])) for e in environments)}",
         f"Data: {_either(data)}",
         f"Training time: {duration(sum(row['seconds'] for row in rows))} in all, {count(len(rows), 'run')}",
     ]

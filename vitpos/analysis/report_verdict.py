@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from vitpos.analysis import figures, images, style, verdict
+from vitpos.analysis import figures, images, origins, style, verdict
 from vitpos.analysis.comparison import Comparison
 from vitpos.analysis.confounds import confounds
 from vitpos.analysis.document import Block, Items, Section, picture
@@ -112,6 +112,7 @@ def _warnings(evidence: Evidence) -> list[str]:
             f"In {len(confounded)} of {count(len(found), 'comparison')} more than the kind of positions differs (see "
             "What else differs)."
         )
+    lines += origins.warnings(evidence.rows)
     if edge := sum(bool(choice["edge"]) for choice in evidence.background.tuning):
         lines.append(f"Tuning chose the edge of its grid for {count(edge, 'variant')} (see Tuning).")
     return lines

@@ -9,6 +9,7 @@ alike to a colour blind reader have unlike markers.
 import hashlib
 import re
 import textwrap
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,6 +244,7 @@ def save(figure: Figure, path: Path) -> None:
         (path.with_suffix(".svg"), {"Date": None, "Creator": None}),
     ):
         part = target.with_name(f".{target.name}.part")
-        with matplotlib.rc_context(_SAVED):
+        with matplotlib.rc_context(_SAVED), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # letters that no font here has, names of a thousand letters
             figure.savefig(part, format=target.suffix[1:], dpi=150, metadata=metadata)
         part.replace(target)

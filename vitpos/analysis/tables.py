@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitpos.analysis.markup import code, to_latex, to_markdown, to_plain
+from vitpos.errors import visible
 
 
 def number(value: float, digits: int = 2, *, sign: bool = False) -> str:
@@ -116,7 +117,7 @@ def to_csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     heads = [[f"{c.head}, low", f"{c.head}, high"] if c.ends else [c.head] for c in table.columns]
-    writer.writerow([to_plain(head) for pair in heads for head in pair])
+    writer.writerow([_harmless(to_plain(head)) for pair in heads for head in pair])
     for row in table.rows:
         values = [(c, value if c.ends else [value]) for c, value in zip(table.columns, row, strict=True)]
         writer.writerow([_raw(c, value) for c, pair in values for value in pair])
@@ -184,4 +185,15 @@ def _raw(column: Column, value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.10g}"
-    return to_plain(str(value)) if column.write is str else str(value)
+    if isinstance(value, int):
+        return str(value)
+    return _harmless(to_plain(str(value)) if column.write is str else visible(str(value)))
+
+
+def _harmless(text: str) -> str:
+    """Puts an apostrophe before text that a spreadsheet would compute as a formula; numbers stay."""
+    try:
+        float(text)
+        return text
+    except ValueError:
+        return f"'{text}" if re.match(r"\s*[=+@\-]\s*\S|[\t\n]", text) else text

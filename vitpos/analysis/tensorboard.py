@@ -1,5 +1,6 @@
 """Summary curves for TensorBoard, which cannot aggregate runs itself (tensorboard#376)."""
 
+import hashlib
 import re
 import shutil
 from collections.abc import Sequence
@@ -63,8 +64,12 @@ def _write(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def _slug(variant: Variant, variants: Sequence[Variant]) -> str:
-    def plain(v: Variant) -> str:
-        return re.sub(r"[^A-Za-z0-9._=+-]+", "_", v.label).strip("_")
+    """Names the folder of a variant: readable, short, never ``..``, and not that of another variant."""
 
-    alike = [v for v in variants if plain(v).lower() == plain(variant).lower()]  # some file systems ignore case
-    return plain(variant) + (f"-{alike.index(variant) + 1}" if len(alike) > 1 else "")
+    def plain(v: Variant) -> str:
+        return re.sub(r"[^A-Za-z0-9._=+-]+", "_", v.label).strip("._")[:150]
+
+    name = plain(variant)
+    alike = [v for v in variants if plain(v).lower() == name.lower()]  # some file systems ignore case
+    whole = name and len(variant.label) <= 150 and len(alike) == 1
+    return name if whole else f"{name}-{hashlib.sha256(variant.label.encode()).hexdigest()[:8]}"

@@ -15,35 +15,31 @@ class Rotations(PositionEmbedding, ABC):
     """What the schemes share: queries and keys are multiplied by ``R = expm(y A_row + x A_column)`` at (y, x).
 
     The generators A are skew-symmetric, so R is a rotation, of `block_size` channels together. Each head has its own,
-    and so has each block of the host, unless they are shared. R(p)^T R(q) is R(q - p) only where the generators
-    commute. All exponentials of a forward are computed at once, since that is faster.
+    and so has each block of the host, unless they are shared: then the exponentials are computed once a forward.
+    R(p)^T R(q) is R(q - p) only where the generators commute.
     """
 
     precise: tuple[str, ...] = ("generators",)
 
-    def __init__(
-        self, geometry: Geometry, *, block_size: int | None, shared: bool, init: str, axes: int, parts: int = 1
-    ) -> None:
+    def __init__(self, geometry: Geometry, *, block_size: int | None, shared: bool, axes: int, parts: int = 1) -> None:
         """Draws the generators.
 
         Args:
             geometry: The host's.
             block_size: Channels that turn together; None for a head, or for one of its `parts`.
             shared: Whether all blocks of the host have the same generators.
-            init: ``"random"`` or ``"zero"``.
             axes: How many generators are learned, one for each axis or one for both.
             parts: Into how many parts of whole blocks a head has to divide.
 
         Raises:
-            VitposError: `block_size` is no whole number from 2 that divides a part of head_dim, `shared` no truth
-                value, or `init` another word.
+            VitposError: `block_size` is no whole number from 2 that divides a part of head_dim, or `shared` no
+                truth value.
         """
         super().__init__(geometry)
         least = max(geometry.head_dim // parts, 2)
         self.block_size = least if block_size is None else count(self.scheme, "block_size", block_size, 2)
         divisible(self.scheme, "head_dim", geometry.head_dim, parts * self.block_size)
         self.shared = flag(self.scheme, "shared", shared)
-        self.init = choice(self.scheme, "init", init, ("random", "zero"))
         self.layers = 1 if self.shared else geometry.depth
         self.blocks = geometry.head_dim // self.block_size
         entries = self.block_size * (self.block_size - 1) // 2
@@ -57,11 +53,15 @@ class Rotations(PositionEmbedding, ABC):
     def coordinates(self, side: int, home: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Gives the coordinates along an axis of `side` patches, of which the training grid has `home`, (side,)."""
 
-    def prepare(self, grid: Grid, device: torch.device) -> Tensor:
-        """Computes the rotations of a grid's patches, in at least float32.
+    def prepare(self, grid: Grid, device: torch.device) -> Tensor | None:
+        """Computes the rotations that all blocks share; those of each block are not faster all at once."""
+        return self.rotations(grid, 0, device) if self.shared else None
+
+    def rotations(self, grid: Grid, layer: int, device: torch.device) -> Tensor:
+        """Computes the rotations of a grid's patches in a block.
 
         Returns:
-            (layers, heads, blocks, rows * columns, block_size, block_size), with a single layer where they are shared.
+            (heads, blocks, rows * columns, block_size, block_size), in at least float32.
         """
         size = self.block_size
         exact = torch.promote_types(self.generators.dtype, torch.float32)
@@ -70,7 +70,7 @@ class Rotations(PositionEmbedding, ABC):
         )
         position = torch.stack([row.repeat_interleave(grid[1]), column.repeat(grid[0])])
         with torch.autocast(device.type, enabled=False):
-            entries = torch.einsum("an,alhbe->lhbne", position, self.entries(exact))
+            entries = torch.einsum("an,ahbe->hbne", position, self.entries(exact)[:, 0 if self.shared else layer])
             above, below = torch.triu_indices(size, size, 1, device=device)
             upper = entries.new_zeros(*entries.shape[:-1], size, size)
             upper[..., above, below] = entries
@@ -78,8 +78,7 @@ class Rotations(PositionEmbedding, ABC):
 
     def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Any = None) -> tuple[Tensor, Tensor]:
         """Multiplies queries and keys by the rotations."""
-        rotations = self.prepare(grid, q.device) if prepared is None else prepared
-        rotations = rotations[0 if self.shared else layer].to(q.dtype)
+        rotations = (self.rotations(grid, layer, q.device) if prepared is None else prepared).to(q.dtype)
         q, k = (
             torch.einsum("hbnij,zhnbj->zhnbi", rotations, torch.unflatten(x, -1, (-1, self.block_size))).flatten(-2)
             for x in (q, k)
@@ -119,7 +118,8 @@ class LieRE(Rotations):
             VitposError: `block_size` is no whole number from 2 that divides head_dim, head_dim is 1, `shared` is no
                 truth value, or `init` is another word.
         """
-        super().__init__(geometry, block_size=block_size, shared=shared, init=init, axes=2)
+        super().__init__(geometry, block_size=block_size, shared=shared, axes=2)
+        self.init = choice(self.scheme, "init", init, ("random", "zero"))
         self.by_offset = self.block_size == 2  # larger rotations do not commute
         self.reset_parameters()
 
@@ -168,9 +168,8 @@ class ComRoPE(Rotations):
         commuting: str = "ld",
         block_size: int | None = None,
         shared: bool = False,
-        init: str = "random",
     ) -> None:
-        """Draws the generators.
+        """Draws the generators: P and theta from N(0, 1), as there.
 
         Args:
             geometry: The host's.
@@ -178,22 +177,20 @@ class ComRoPE(Rotations):
             block_size: Channels that turn together (the paper's choice: 8); None for the whole head, or half of it for
                 ``"ap"``.
             shared: Whether all blocks of the host have the same generators; otherwise each has its own, as there.
-            init: The start: ``"random"``, P and theta from N(0, 1), that of the source; or ``"zero"`` for P, which
-                turns nothing at first, so that a pretrained model goes on from where it was.
 
         Raises:
             VitposError: `block_size` is no whole number from 2 that divides head_dim (half of it for ``"ap"``),
-                `commuting` or `init` is another word, or `shared` no truth value.
+                `commuting` is another word, or `shared` no truth value.
         """
         self.axial = choice(self.scheme, "commuting", commuting, ("ld", "ap")) == "ap"
-        super().__init__(geometry, block_size=block_size, shared=shared, init=init, axes=1, parts=1 + self.axial)
+        super().__init__(geometry, block_size=block_size, shared=shared, axes=1, parts=1 + self.axial)
         self.factors = None if self.axial else nn.Parameter(empty(2, self.layers, 1, self.blocks, 1))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws P - P^T above the diagonal, and theta, anew."""
-        self.generators.normal_(std=0 if self.init == "zero" else math.sqrt(2))
+        self.generators.normal_(std=math.sqrt(2))
         if self.factors is not None:
             self.factors.normal_()
 

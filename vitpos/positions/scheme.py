@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError
@@ -56,20 +57,17 @@ class PositionEmbedding(nn.Module):
             computed of them, such as angles; buffers stay too.
         by_offset: Whether logits and values depend on the offset of two patches only, as `vitpos.checks` makes sure; a
             scheme of which that is not so, by design, sets it to False.
+        hooks: Those that the class overrides.
+        sees_prefix: Whether `bias` and `values` are about all tokens, class and register tokens first, instead of the
+            patch tokens only. How many there are is what the grid leaves over; it may be none.
     """
 
     scheme = "none"
     by_offset = True
+    hooks: frozenset[str] = frozenset()
+    sees_prefix = False
     precise: tuple[str, ...] = ()
     given: dict[str, object]
-
-    own_hooks: frozenset[str] = frozenset()
-
-    def __init_subclass__(cls) -> None:
-        """Notes which hooks are overridden; here, for torch.compile does not tell functions apart."""
-        super().__init_subclass__()
-        hooks = ("tokens", "rotate", "bias", "weights", "values")
-        cls.own_hooks = frozenset(h for h in hooks if getattr(cls, h) is not getattr(PositionEmbedding, h))
 
     def __new__(cls, *args: object, **given: object) -> Self:
         """Notes the options."""
@@ -137,6 +135,12 @@ class PositionEmbedding(nn.Module):
             that loads the state dict on another grid keeps this scheme's training grid.
         """
         return None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Here, for torch.compile does not tell apart the functions of two classes.
+        names = ("tokens", "rotate", "bias", "weights", "values")
+        cls.hooks = frozenset(n for n in names if getattr(cls, n) is not getattr(PositionEmbedding, n))
 
     def prepare(self, grid: Grid, device: torch.device) -> Any:
         """Computes what the hooks of one forward share, once for all blocks; called before the other hooks.
@@ -237,7 +241,7 @@ class PositionEmbedding(nn.Module):
 
 def given(scheme: PositionEmbedding, hook: str, prepared: Any) -> dict[str, Any]:
     """Gives the keyword arguments of a hook: what the scheme prepared, if it did and has this hook of its own."""
-    return {"prepared": prepared} if prepared is not None and hook in scheme.own_hooks else {}
+    return {"prepared": prepared} if prepared is not None and hook in scheme.hooks else {}
 
 
 def constructor_options(cls: type[PositionEmbedding]) -> list[inspect.Parameter]:
@@ -254,6 +258,7 @@ class Sum(PositionEmbedding):
         """Joins schemes that were made for this geometry, in their order."""
         super().__init__(geometry)
         self.parts = nn.ModuleList(parts)
+        self.sees_prefix = any(part.sees_prefix for part in parts)
 
     @property
     def text(self) -> str:
@@ -287,10 +292,16 @@ class Sum(PositionEmbedding):
         """Adds the parts that have a bias."""
         total: Tensor | None = None
         for part, more in self._each("bias", prepared):
-            term = part.bias(q, k, grid, layer, **more)
+            skip = self._skipped(part, q, grid)
+            term = part.bias(q[:, :, skip:], k[:, :, skip:], grid, layer, **more)
             if term is not None:
+                term = F.pad(term, (skip, 0, skip, 0)) if skip else term
                 total = term if total is None else total + term
         return total
+
+    def _skipped(self, part: PositionEmbedding, x: Tensor, grid: Grid) -> int:
+        """Counts the prefix tokens that the sum sees and a part does not."""
+        return x.shape[2] - grid[0] * grid[1] if self.sees_prefix and not part.sees_prefix else 0
 
     @property
     def uses_attention(self) -> bool:
@@ -307,8 +318,10 @@ class Sum(PositionEmbedding):
         """Adds the parts that use the attention."""
         total: Tensor | None = None
         for part, more in self._each("values", prepared):
-            term = part.values(attention, grid, layer, **more) if part.uses_attention else None
+            skip = self._skipped(part, attention, grid)
+            term = part.values(attention[:, :, skip:, skip:], grid, layer, **more) if part.uses_attention else None
             if term is not None:
+                term = F.pad(term, (0, 0, skip, 0)) if skip else term
                 total = term if total is None else total + term
         return total
 
