@@ -164,3 +164,10 @@ def test_another_scheme_as_pos_embed_takes_effect():
     model, other = vit("rope_axial"), vit("relative_bias")
     model.pos_embed = other.pos_embed
     assert torch.equal(model(images()), other(images()))
+
+
+def test_compiled_before_anything_else():
+    model = vit("rope_axial+cpe", **REGISTERS).train()
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, dynamic=False, backend="eager")
+    for size in SIZES:
+        torch.testing.assert_close(compiled(images(*size)), model(images(*size)), rtol=0, atol=1e-6)
