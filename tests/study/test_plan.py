@@ -73,7 +73,7 @@ def test_a_folder_of_images_is_known_by_its_place(study_file):
         ({"tune": {"model.lr": [1]}, "metric": "val/accuracy"}, r"metric cannot be val/accuracy where tune chooses by"),
         ({"correction": 1}, r"correction must be str, got 1"),
         ({"margin": "big"}, r"margin must be float, got 'big'"),
-        ({"alpha": 2}, r"alpha"),
+        ({"alpha": 2}, r"small.yaml: .*alpha is 2"),
         ({"base": "nowhere.yaml"}, r"cannot read .*nowhere.yaml: No such file"),
     ],
 )

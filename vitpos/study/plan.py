@@ -203,13 +203,14 @@ def load(path: str | Path, seen: Sequence[tuple[dict[str, Any], str]] | None = N
         check_axes(file)
         check_tuning(file)
         runs, trials = expand(base, file, path.parent.resolve(), seen)
+        comparison = Comparison(
+            path.stem, file.question, file.reference, file.metric, float(file.margin), file.alpha, file.correction
+        )
     except VitposError as error:
         raise VitposError(f"{path}: {error}") from error
     return Study(
         path=path,
-        comparison=Comparison(
-            path.stem, file.question, file.reference, file.metric, float(file.margin), file.alpha, file.correction
-        ),
+        comparison=comparison,
         runs=tuple(runs),
         axes=file.axes,
         tune=file.tune,
