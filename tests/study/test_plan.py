@@ -57,6 +57,10 @@ def test_a_folder_of_images_is_known_by_its_place(study_file):
         ({"tune": {"model.lr": [1]}, "tune_seeds": [-1]}, r"a seed of tune_seeds should be a whole number from 0"),
         ({"seeds": []}, r"seeds needs a list of at least one value, got \[\]"),
         ({"seeds": [0, 1, 0]}, r"seeds names 0 twice"),
+        (
+            {"axes": {"position": ["none", "learned(scale=1e-3)", "learned( scale=0.001)"]}, "reference": "none"},
+            r"one scheme twice, as 'learned\(scale=1e-3\)' and as 'learned\( scale=0.001\)'",
+        ),
         ({"axes": {"model.lr": [1]}}, r"axes need 'position' among them, got model.lr"),
         ({"axes": {"position": "none"}}, r"position needs a list of at least one value, got 'none'"),
         ({"axes": {"position": ["learned"], "data.root": ["a", "b"]}}, r"data.root cannot be an axis: it says where"),

@@ -1,5 +1,6 @@
 """A study file: what is compared, stated before anything runs, and the runs that follow from it."""
 
+import ast
 import dataclasses
 import functools
 import hashlib
@@ -253,6 +254,18 @@ def check_axes(file: File) -> None:
     positions = [str(value) for value in file.axes["position"]]
     if file.reference not in positions:
         raise unknown("reference", file.reference, positions)
+    spelled: dict[str, str] = {}
+    for text in positions:
+        if (other := spelled.setdefault(spelling(text), text)) != text:
+            raise VitposError(f"axes.position names one scheme twice, as {other!r} and as {text!r}")
+
+
+def spelling(text: str) -> str:
+    """Writes a scheme's text in one way: ``a(x=1e-3)`` and ``a( x=0.001 )`` are one scheme."""
+    try:
+        return ast.unparse(ast.parse(text.strip(), mode="eval"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a class in a file, or a mistake that shows later
+        return text
 
 
 def check_tuning(file: File) -> None:
