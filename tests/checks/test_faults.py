@@ -73,6 +73,7 @@ from faulty_models import (
     StartsElsewhere,
     TableOnTheCPU,
     Unused,
+    WholeNumbersInABuffer,
     ZeroTimesZero,
 )
 from right_schemes import (
@@ -158,6 +159,7 @@ FAULTS = [
     (model.autocast, Overflows, "float16: output, and that of float32: they differ by nan"),
     (model.half_model, Float32Only, f"bfloat16: RuntimeError: expected .*{HERE}"),
     (model.state_dict, OutOfTheStateDict, r"output after load_state_dict \(torch\), and that of the saved"),
+    (model.moving_average, WholeNumbersInABuffer, "output of the average of equal models, and of these: they differ"),
     (model.copies, HoldsAFunction, r"Can't (get local|pickle)"),
     (model.copies, SharedByAll, "output of a deepcopy, and of its original: they differ"),
     (model.checkpointing, SharedByAll, "gradient of .* with checkpointing and without: they differ"),
@@ -173,7 +175,7 @@ RIGHT = [Distance, LooksBack, Turns, Waves, RowsAndColumns, Convolution, ByNumbe
 RIGHT += [OnlyBuffers, OneVector]
 # What these look at is made by attach out of any scheme.
 OF_THE_HOST = {
-    *(model.fused_attention, model.moving_average, model.intermediates, model.input_size),
+    *(model.fused_attention, model.intermediates, model.input_size),
     *(model.optimizer_groups, model.attach_and_detach),
 }
 
