@@ -204,8 +204,8 @@ def moving_average(text: str) -> None:
     twin.load_state_dict(average.module.state_dict())
     close(average(images()), twin(images()), "output of the average, and of a model with its state dict")
     host = vit(text)
-    for several in (get_ema_multi_avg_fn(0.9), None):
-        single = None if several else get_ema_avg_fn(0.9)
+    for several in (get_ema_multi_avg_fn(0.9), None):  # type: ignore[no-untyped-call]
+        single = None if several else get_ema_avg_fn(0.9)  # type: ignore[no-untyped-call]
         torchs = AveragedModel(host, avg_fn=single, multi_avg_fn=several, use_buffers=True)
         for _ in range(3):
             torchs.update_parameters(host)
