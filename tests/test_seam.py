@@ -171,3 +171,14 @@ def test_compiled_before_anything_else():
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, dynamic=False, backend="eager")
     for size in SIZES:
         torch.testing.assert_close(compiled(images(*size)), model(images(*size)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["cpe", "rope_axial", "irpe(on='qkv')"])
+def test_compiled_with_gradient_checkpointing_in_one_graph(text):
+    model = vit(text, **REGISTERS).train()
+    expected = gradients(model)
+    model.set_grad_checkpointing()
+    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
+    found = gradients(model, lambda x: compiled(x))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)

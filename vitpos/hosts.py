@@ -35,7 +35,10 @@ class PositionedBlock:
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Computes timm's forward of what the scheme makes of the tokens."""
         thread, call = self.seam.thread, self.seam.call(x)
-        before, thread.now = thread.now, call  # for the attention, also where this runs again
+        # For the attention, also where this runs again. Compiled, gradient checkpointing allows no such change.
+        before, eager = thread.now, not torch.compiler.is_compiling()
+        if eager:
+            thread.now = call
         try:
             if self.layer:  # the tokens of layer 0 are changed by the model
                 prefix = call.prefix
@@ -45,7 +48,8 @@ class PositionedBlock:
                 x = x if changed is patches else _joined(x[:, :prefix], changed, dim=1)
             return super().forward(x, *args, **kwargs)  # type: ignore[misc,no-any-return]
         finally:
-            thread.now = before
+            if eager:
+                thread.now = before
 
 
 class PositionedViTBlock(PositionedBlock, Block):

@@ -11,6 +11,7 @@ from timm.models import group_parameters
 from timm.optim._param_groups import param_groups_layer_decay
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 from vitpos.attach import attach, detach
 from vitpos.checks.ground import (
@@ -186,7 +187,10 @@ def copies(text: str) -> None:
 
 
 def moving_average(text: str) -> None:
-    """A moving average of the weights by timm (ModelEmaV3) averages the scheme's too, and is a model like any."""
+    """A moving average of the weights averages the scheme's too, and is a model like any.
+
+    By timm's ``ModelEmaV3``; and by torch's ``AveragedModel``, which averages buffers like weights, as Lightning does.
+    """
     host = vit(text)
     start = {name: value.clone() for name, value in host.named_parameters()}
     average = ModelEmaV3(host, decay=0.5)
@@ -199,6 +203,13 @@ def moving_average(text: str) -> None:
     twin = vit(text, seed=5)
     twin.load_state_dict(average.module.state_dict())
     close(average(images()), twin(images()), "output of the average, and of a model with its state dict")
+    host = vit(text)
+    for several in (get_ema_multi_avg_fn(0.9), None):  # type: ignore[no-untyped-call]
+        single = None if several else get_ema_avg_fn(0.9)  # type: ignore[no-untyped-call]
+        torchs = AveragedModel(host, avg_fn=single, multi_avg_fn=several, use_buffers=True)
+        for _ in range(3):
+            torchs.update_parameters(host)
+        close(torchs(images()), host(images()), "output of the average of equal models, and of these", atol=1e-5)
 
 
 def intermediates(text: str) -> None:
