@@ -166,6 +166,13 @@ def test_another_scheme_as_pos_embed_takes_effect():
     assert torch.equal(model(images()), other(images()))
 
 
+def test_another_scheme_as_pos_embed_is_known_to_the_state_dict():
+    model, other = vit("rope_axial"), vit("rope_1d")
+    model.pos_embed = vitpos.build("rope_1d(temperature=7)", model.pos_embed.geometry)
+    with pytest.raises(VitposError, match=r"rope_1d\(temperature=7\).*'rope_1d'"):
+        other.load_state_dict(model.state_dict(), strict=False)
+
+
 def test_compiled_before_anything_else():
     model = vit("rope_axial+cpe", **REGISTERS).train()
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, dynamic=False, backend="eager")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vitpos.errors import VitposError
 from vitpos.positions.base import Grid, PositionEmbedding, parts
 from vitpos.positions.learned import Learned
-from vitpos.positions.record import accept
+from vitpos.positions.record import accept, label
 from vitpos.seam import Call, Seam
 
 
@@ -194,6 +194,12 @@ class PositionedModel:
 
     seam: Seam
     pos_embed: Any  # the PositionEmbedding; timm declares a parameter
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Gives a scheme that comes in place of another its record, so that the state dict knows it."""
+        if name == "pos_embed" and isinstance(value, PositionEmbedding):
+            label(value)
+        super().__setattr__(name, value)
 
     def _positions(self: Any, x: Tensor) -> tuple[Tensor, Grid]:
         """Begins a call: adds positions to the patch tokens, puts the prefix tokens in front, and gives the grid."""

@@ -82,6 +82,7 @@ from right_schemes import (
     Convolution,
     Distance,
     FewNumbers,
+    LastBlockAlone,
     LooksBack,
     OneNumber,
     OneVector,
@@ -171,8 +172,20 @@ FAULTS = [
     (exports.one_graph, AsksForASign, f"grid 4 x 6: .*[Dd]ata-dependent branching.*{HERE}"),
 ]  # fmt: skip
 TRAINED = (model.gradients, model.permutation, model.checkpointing, model.optimizer_groups, model.init_weights)
-RIGHT = [Distance, LooksBack, Turns, Waves, RowsAndColumns, Convolution, ByNumber, FewNumbers, OneNumber, BehindAGate]
-RIGHT += [OnlyBuffers, OneVector]
+RIGHT = [
+    Distance,
+    LooksBack,
+    Turns,
+    Waves,
+    RowsAndColumns,
+    Convolution,
+    ByNumber,
+    FewNumbers,
+    OneNumber,
+    BehindAGate,
+    LastBlockAlone,
+]
+RIGHT += [LastBlockAlone, OnlyBuffers, OneVector]
 # What these look at is made by attach out of any scheme.
 OF_THE_HOST = {
     *(model.fused_attention, model.intermediates, model.input_size),

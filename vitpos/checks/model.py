@@ -59,6 +59,7 @@ def another_grid(text: str) -> None:
 
 def gradients(text: str) -> None:
     """Every parameter receives a gradient, finite and not zero, at the start or one step later (behind a gate)."""
+    everywhere: set[str] | None = None
     for name, prefix in PREFIXES.items():
         host = vit(text, start=True, **prefix).double().train()
         if host.pos_embed.sees_prefix and not host.num_prefix_tokens:
@@ -69,7 +70,9 @@ def gradients(text: str) -> None:
                 for _, parameter in _trained(host.pos_embed):
                     parameter.sub_(parameter.grad)
             dead = dead and _backward(host)
-            require(not dead, f"the gradient of {', '.join(sorted(dead))} is zero")
+            everywhere = dead if everywhere is None else everywhere & dead
+    # with some kinds of prefix tokens alone it is right: the last block's patches do not reach a class token's output
+    require(not everywhere, f"the gradient of {', '.join(sorted(everywhere or ()))} is zero")
 
 
 def _backward(host: Any) -> set[str]:
