@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import optimize, special, stats
 
 Floats = npt.NDArray[np.float64]
@@ -254,3 +255,48 @@ def decide(mean: Floats, p_adjusted: Floats, p_equivalence_adjusted: Floats, alp
     differs = np.where(mean < 0, "falls short", "better")
     shown = np.where(p_adjusted <= alpha, differs, "undecided")
     return np.where(p_equivalence_adjusted <= alpha, "equivalent", shown)
+
+
+def judge(
+    differences: Floats, *, margin: float, alpha: float, correction: str = "holm", family: int | None = None
+) -> pd.DataFrame:
+    """Judges the comparisons of a study.
+
+    Args:
+        differences: (m, n) in points, a row a comparison, a column a seed; NaN where a comparison lacks the seed.
+        margin: In points.
+        alpha: Error rate of the family, separately for differences and for equivalence.
+        correction: How p values are adjusted.
+        family: How many comparisons the correction is over; m by default.
+    """
+    records = []
+    for d in (row[np.isfinite(row)] for row in np.atleast_2d(differences)):
+        n, varied = len(d), len(d) > 1 and np.ptp(d) > RESOLUTION
+        mean = float(d.mean()) if n else math.nan
+        low, high = t_interval(d, 1 - alpha) if varied else (math.nan, math.nan)
+        records.append({
+            "n": n,
+            "mean": 0.0 if abs(mean) <= RESOLUTION and not varied else mean,
+            "sd": math.nan if n < 2 else float(d.std(ddof=1)) if varied else 0.0,
+            "p_single": float(sign_flip(d)) if n > 1 else math.nan,
+            "p_equal": float(equivalence(d, margin)) if n > 1 else math.nan,
+            "low": low, "high": high, "single_low": low, "single_high": high,
+            "g": float(hedges_g(d)) if n > 2 and varied else math.nan,
+        })  # fmt: skip
+    found = pd.DataFrame(records)
+    found["p"] = adjust(found["p_single"].to_numpy(), correction)
+    found["p_equivalence"] = adjust(found["p_equal"].to_numpy(), correction)
+    found["p_beyond"] = found["least_margin"] = math.nan
+    decided = decide(
+        found["mean"].to_numpy(), found["p"].to_numpy(), found["p_equivalence"].to_numpy(), alpha
+    )
+    found["verdict"] = [str(v).replace("falls short", "worse") for v in decided]
+    few = least_p(int(found["n"].max())) * (1 if correction == "none" else len(found)) > alpha
+    found["reason"] = [
+        "" if v != "undecided" else "not judged" if math.isnan(p) else "too few seeds" if few else "not shown"
+        for v, p in zip(found["verdict"], found["p"], strict=True)
+    ]
+    found["beyond"] = False
+    found["indicated"] = ""
+    found["needed_low"] = found["needed_high"] = None
+    return found

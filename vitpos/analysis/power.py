@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
-from vitpos.analysis.comparison import Comparison
+from vitpos.analysis.terms import Terms
 from vitpos.analysis.inference import Floats, equivalence, least_p, sign_flip
 from vitpos.errors import VitposError
 
@@ -164,7 +164,7 @@ class SeedPlan:
     goals: tuple[Goal, ...]
 
 
-def plan_seeds(comparison: Comparison, comparisons: int, seeds: int, sd: float) -> SeedPlan:
+def plan_seeds(comparison: Terms, comparisons: int, seeds: int, sd: float) -> SeedPlan:
     """Computes how many seeds the comparisons of a study take.
 
     Args:
@@ -180,7 +180,7 @@ def plan_seeds(comparison: Comparison, comparisons: int, seeds: int, sd: float) 
         raise VitposError(f"the deviation of paired differences is {sd}; it must be above 0 percentage points")
     if comparisons < 1:
         raise VitposError("there is nothing to compare: the study has no position but the reference")
-    level, margin = comparison.level(comparisons), comparison.margin
+    level, margin = comparison.per_test_alpha(comparisons), comparison.margin
 
     def goal(what: str, seeds_for: Callable[[float], int | None], power: float) -> Goal:
         return Goal(what, seeds_for(0.80), seeds_for(0.95), power)

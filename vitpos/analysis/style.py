@@ -7,22 +7,21 @@ alike to a colour blind reader have unlike markers.
 """
 
 import hashlib
+import io
 import re
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from vitpos.analysis.statistics import Variant
+from vitpos.analysis.runs import Variant
+from vitpos.text import write_whole
 
 WIDTH = 8.0
 """Inches, of all figures: 1200 pixels at 150 dpi, so 9 points are 12.5 pixels when shown at 800."""
@@ -114,46 +113,6 @@ def styles(variants: Iterable[Variant]) -> dict[str, Style]:
     return result
 
 
-def make(height: float, title: str, caption: str = "", legend: Sequence[tuple[Artist, str]] = ()) -> Figure:
-    """Makes a figure of `WIDTH` with a title at the top, and a legend and a caption at the bottom.
-
-    Args:
-        height: Inches of all between title and legend.
-        title: What is shown.
-        caption: What a reader must know beside the picture.
-        legend: Marks and their labels, laid out in two columns.
-    """
-    titles, lines = (textwrap.wrap(text.replace("$", r"\$"), n) for text, n in ((title, 86), (caption, 116)))
-    labels = [wrap(label, 44) for _, label in legend]
-    half = -(-len(labels) // 2)
-    columns = (labels[:half], labels[half:])
-    # in points; a line of 9 points takes 10.8, an entry half of 9 more
-    entries = max(sum(10.8 * (1 + label.count("\n")) + 4.5 for label in column) for column in columns)
-    below = (entries + 8 if labels else 0) / 72
-    under = (11 * len(lines) + 8 if lines else 0) / 72
-    whole = height + 0.22 * len(titles) + 0.1 + below + under
-    figure = Figure(
-        figsize=(WIDTH, whole),
-        layout=ConstrainedLayoutEngine(w_pad=0.06, rect=(0, (below + under) / whole, 1, 1 - (below + under) / whole)),
-    )
-    figure.suptitle("\n".join(titles), x=0.01, ha="left", fontsize=12)
-    figure.text(0.01, 5 / 72 / whole, "\n".join(lines), va="bottom", fontsize=9, color="#404040")
-    if labels:
-        figure.legend(
-            [mark for mark, _ in legend],
-            labels,
-            loc="lower left",
-            bbox_to_anchor=(0.005, under / whole),
-            ncols=2,
-            fontsize=9,
-            frameon=False,
-            handlelength=3,
-            borderpad=0.2,
-            borderaxespad=0.2,
-        )
-    return figure
-
-
 def handle(style: Style, *, line: bool = True) -> Line2D:
     """Makes a legend's mark of a scheme."""
     return Line2D([], [], color=style.colour, ls=style.line if line else "", marker=style.marker, linewidth=1.8)
@@ -179,48 +138,6 @@ def wrap(label: str, width: int) -> str:
     return "\n".join(line.rstrip(" ") for line in lines if line)
 
 
-def words(metric: str) -> str:
-    """Says a metric's key in words: ``"val/accuracy"`` gives ``"validation accuracy"``."""
-    return " ".join({"val": "validation", "train": "training"}.get(part, part) for part in metric.split("/"))
-
-
-def setting(others: Sequence[tuple[str, str]]) -> str:
-    """Says the axes of a variant other than position: ``"model.depth = 3, position.scale = default"``."""
-    return ", ".join(f"{key}\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{level(value)}" for key, value in others)
-
-
-def by_value(others: Sequence[tuple[str, str]]) -> list[tuple[str, int, float, str]]:
-    """Gives the key by which settings are sorted: the default first, then numbers, then words."""
-    keys = []
-    for axis, value in others:
-        try:
-            keys.append((axis, 1, float(value), ""))
-        except ValueError:
-            keys.append((axis, 0 if value == "None" else 2, 0.0, value))
-    return keys
-
-
-def level(value: str) -> str:
-    """Says the value of an axis; null stands for the default."""
-    return "default" if value == "None" else value
-
-
-def count(n: int, what: str) -> str:
-    """Says a number of things: ``1 seed``, ``3 seeds``."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
-
-
-def span(numbers: Iterable[int]) -> str:
-    """Says which numbers there are: ``3`` or ``2 to 3``."""
-    known = sorted(set(numbers))
-    return " to ".join(map(str, dict.fromkeys((known[0], known[-1])))) if known else "0"
-
-
-def named(reference: str, position: str) -> str:
-    """Says a position, and whether it is the reference."""
-    return f"{position} (reference)" if position == reference else position
-
-
 def ink(colour: str, share: float = 1.0) -> str:
     """Gives the colour of text that is read well on a colour, laid on white with that opacity."""
     red, green, blue = (1 - share * (1 - part) for part in to_rgb(colour))
@@ -236,13 +153,9 @@ def save(figure: Figure, path: Path) -> None:
         figure: The figure.
         path: The PNG; folders above it are made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # no version or date in files under git
-    for target, metadata in (
-        (path, {"Software": None}),
-        (path.with_suffix(".svg"), {"Date": None, "Creator": None}),
-    ):
-        part = target.with_name(f".{target.name}.part")
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+        written = io.BytesIO()
         with matplotlib.rc_context(_SAVED):
-            figure.savefig(part, format=target.suffix[1:], dpi=150, metadata=metadata)
-        part.replace(target)
+            figure.savefig(written, format=suffix[1:], dpi=150, metadata=metadata)
+        write_whole(path.with_suffix(suffix), written.getvalue())

@@ -1,6 +1,5 @@
 """Summary curves for TensorBoard, which cannot aggregate runs itself (tensorboard#376)."""
 
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from vitpos.analysis.figures import by_epoch
-from vitpos.analysis.statistics import Row, Variant, group
+from vitpos.analysis.runs import Row, Variant, by_epoch, frame
 from vitpos.errors import VitposError
+from vitpos.text import slug
 
 _METRICS = {"val/accuracy": "validation accuracy", "train/loss": "training loss"}
 
@@ -31,14 +30,14 @@ def write_curves(rows: Sequence[Row], folder: Path) -> Path:
     Raises:
         VitposError: If there are no rows, or the folder cannot be written.
     """
-    groups = group(rows)
+    groups = {variant: own["row"].tolist() for variant, own in frame(rows, "val/accuracy").groupby("variant", sort=True)}
     target = Path(folder) / "tensorboard"
     part = target.with_name(".tensorboard.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for variant, runs in groups.items():
-            _write(part / _slug(variant, list(groups)), list(runs.values()))
+            _write(part / _folder(variant, list(groups)), runs)
         if target.exists():
             shutil.rmtree(target)
         part.rename(target)
@@ -62,9 +61,8 @@ def _write(folder: Path, rows: Sequence[Row]) -> None:
         file.rename(folder / "events.out.tfevents.summary")  # the writer's name has the host's name and the time in it
 
 
-def _slug(variant: Variant, variants: Sequence[Variant]) -> str:
-    def plain(v: Variant) -> str:
-        return re.sub(r"[^A-Za-z0-9._=+-]+", "_", v.label).strip("_")
-
-    alike = [v for v in variants if plain(v).lower() == plain(variant).lower()]  # some file systems ignore case
-    return plain(variant) + (f"-{alike.index(variant) + 1}" if len(alike) > 1 else "")
+def _folder(variant: Variant, variants: Sequence[Variant]) -> str:
+    """Returns the name of a variant's folder; names that differ in case alone get a number, for some file systems."""
+    name = slug(variant.label)
+    alike = [v for v in variants if slug(v.label).lower() == name.lower()]
+    return name + (f"-{alike.index(variant) + 1}" if len(alike) > 1 else "")

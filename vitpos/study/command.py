@@ -156,11 +156,10 @@ def states(runs: tuple[Run, ...], results: Results, metric: str) -> str:
 def report(study: Study, results: Results) -> None:
     """Writes the report and prints the verdict."""
     from vitpos.analysis import report, tensorboard
-    from vitpos.analysis.evidence import Background
 
     rows, failures = results.collect(study)
-    background = Background(
-        planned=len(study.runs),
+    background = report.Background(
+        planned=[{"axes": run.axes, "seed": run.seed} for run in study.runs],
         text=study.path.read_text(),
         tuning=[dataclasses.asdict(choice) for choice in tuning.choices(study, results)],
         tuning_seeds=list(dict.fromkeys(trial.seed for trial in study.trials)),

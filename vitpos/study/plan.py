@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from vitpos.analysis.comparison import Comparison
+from vitpos.analysis.terms import Terms
 from vitpos.errors import VitposError, unknown
 from vitpos.study import tuning
 
@@ -138,7 +138,7 @@ class Study:
     """
 
     path: Path
-    comparison: Comparison
+    comparison: Terms
     runs: tuple[Run, ...]
     axes: dict[str, list[Any]]
     tune: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
@@ -167,7 +167,7 @@ def load(path: str | Path) -> Study:
         raise VitposError(f"{path}: {error}") from error
     return Study(
         path=path,
-        comparison=Comparison(
+        comparison=Terms(
             path.stem, file.question, file.reference, file.metric, float(file.margin), file.alpha, file.correction
         ),
         runs=tuple(runs),

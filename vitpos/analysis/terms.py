@@ -1,4 +1,4 @@
-"""What a study states before it runs: the question, the reference, and what counts as a difference."""
+"""The terms of a study, stated before it runs: question, reference, and what counts as a difference."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ CORRECTIONS = ("holm", "bonferroni", "none")
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A comparison of position schemes with a reference, stated beforehand.
+class Terms:
+    """The terms of a study: a comparison of position schemes with a reference.
 
     Attributes:
         name: Name of the study, also of its file ``configs/studies/<name>.yaml``.
@@ -49,9 +49,21 @@ class Comparison:
         if self.correction not in CORRECTIONS:
             raise unknown("correction", self.correction, CORRECTIONS)
 
-    def level(self, comparisons: int) -> float:
-        """Gives the level at which one of so many comparisons is sure to be judged: alpha / m, but for ``none``.
-
-        Holm tests the smallest p value at it and the others at easier ones, so what is planned by it is not too little.
-        """
+    def per_test_alpha(self, comparisons: int) -> float:
+        """Returns the level at which one of so many comparisons is planned: alpha / m, or alpha without correction."""
         return self.alpha if self.correction == "none" else self.alpha / max(1, comparisons)
+
+    @property
+    def confidence(self) -> str:
+        """Confidence level of intervals as text: ``95 %``."""
+        return f"{100 * (1 - self.alpha):g} %"
+
+    @property
+    def metric_label(self) -> str:
+        """The metric in words: ``test accuracy``."""
+        return metric_label(self.metric)
+
+
+def metric_label(metric: str) -> str:
+    """Returns a metric's key in words: ``"val/accuracy"`` gives ``"validation accuracy"``."""
+    return " ".join({"val": "validation", "train": "training"}.get(part, part) for part in metric.split("/"))
