@@ -12,10 +12,10 @@ from multiprocessing import get_context, parent_process
 
 import torch
 
-from vitpos.analysis.tables import duration
 from vitpos.study.plan import Run
 from vitpos.study.results import Results
 from vitpos.study.run import execute, fail
+from vitpos.text import duration
 
 
 def default_workers() -> int:

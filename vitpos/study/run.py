@@ -1,5 +1,6 @@
 """One run of a study: train, read the test set once, write one row."""
 
+import base64
 import copy
 import dataclasses
 import datetime
@@ -15,14 +16,15 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitpos import positions as schemes
-from vitpos.analysis import images, probes
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError
+from vitpos.portraits import probes
 from vitpos.provenance import commit, sources
 from vitpos.study.plan import FORMAT, Run
 from vitpos.study.results import Row, unwritable, write
@@ -168,7 +170,8 @@ def answers(model: Classifier, data: ImageData) -> Row:
         "count": torch.bincount(labels, minlength=classes).tolist(),
         "correct": torch.bincount(labels[flags], minlength=classes).tolist(),
     }
-    return {"per_class": {"names": list(data.classes), **counts}, "right": images.pack(flags.numpy())}
+    right = base64.b64encode(np.packbits(flags.numpy()).tobytes()).decode()  # eight images to a byte
+    return {"per_class": {"names": list(data.classes), **counts}, "right": right}
 
 
 def cost(model: Classifier, in_chans: int, img_size: tuple[int, int]) -> dict[str, int]:

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from vitpos.analysis import probes
-from vitpos.analysis.tables import duration
+from vitpos.portraits import probes
+from vitpos.text import duration
 from vitpos.train.task import Classifier
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vitpos.analysis import probes
+from vitpos.portraits import probes
 from vitpos.positions import Geometry, PositionEmbedding, build
 
 GEOMETRY = Geometry(grid=(2, 3), embed_dim=8, num_heads=2, depth=1)

@@ -14,7 +14,8 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from vitpos.analysis import probes, style
+from vitpos.analysis import style
+from vitpos.portraits import probes
 from vitpos.positions import PositionEmbedding
 
 _WIDTH = 8.0  # inches, as all figures

@@ -8,7 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from schemes import NAMES
 
-from vitpos.analysis import portrait, probes, style
+from vitpos.analysis import style
+from vitpos.portraits import draw as portrait
+from vitpos.portraits import probes
 from vitpos.positions import Geometry, PositionEmbedding, build
 
 GEOMETRY = Geometry(grid=(3, 4), embed_dim=24, num_heads=3, depth=4)
