@@ -8,8 +8,8 @@ from scipy import stats
 
 from vitpos.analysis import style
 from vitpos.analysis.comparison import Comparison
-from vitpos.analysis.inference import Floats
 from vitpos.analysis.ranking import Cell, accuracies, pareto, ranking
+from vitpos.analysis.signs import Floats
 from vitpos.analysis.statistics import Groups, Row, Summary, Variant, difference_sampling_error, summarize
 from vitpos.analysis.style import Style, count
 

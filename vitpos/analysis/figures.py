@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vitpos.analysis import style
 from vitpos.analysis.comparison import Comparison
-from vitpos.analysis.inference import Floats
+from vitpos.analysis.signs import Floats
 from vitpos.analysis.statistics import Groups, Row, Variant
 from vitpos.analysis.style import Style, count
 from vitpos.analysis.tables import number

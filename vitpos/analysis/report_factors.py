@@ -11,9 +11,9 @@ from scipy import stats
 from vitpos.analysis import breakdowns
 from vitpos.analysis.document import Block, Section, picture
 from vitpos.analysis.evidence import Evidence
-from vitpos.analysis.inference import Floats
 from vitpos.analysis.markup import code, strong
 from vitpos.analysis.ranking import ranking as draw_ranks
+from vitpos.analysis.signs import Floats
 from vitpos.analysis.statistics import Groups, Variant, difference_sampling_error, points, summarize
 from vitpos.analysis.style import count, level
 from vitpos.analysis.tables import Column, Table, counts, intervals, names, number, numbers, texts

@@ -1,4 +1,4 @@
-"""Tests that rest on the signs of paired differences: joint sign flips for a fixed number of seeds, sign bets for adding.
+"""Tests by the signs of paired differences: joint sign flips for a fixed number of seeds, sign bets for adding seeds.
 
 Both assume the same: the vector of differences of a seed, one a comparison, is as likely with the other sign (it is
 jointly symmetric), and seeds are independent. Runs that are exchangeable within a seed have such differences, whatever
@@ -55,12 +55,12 @@ def max_t(differences: Floats, *, two_sided: bool = True) -> Floats:
     size = np.sqrt((x**2).sum(axis=-1, keepdims=True))
     unit = np.divide(x, size, out=np.zeros_like(x), where=size > 0)
     tie = np.divide(RESOLUTION, size, out=np.zeros_like(size), where=size > 0)
-    flips = _flips(n, two_sided)
+    signs = flips(n, two_sided)
     p = np.empty((len(x), m))
-    step = max(1, _TABLE // (max(m, 1) * flips.shape[1]))
+    step = max(1, _TABLE // (max(m, 1) * signs.shape[1]))
     for start in range(0, len(x), step):
         part = slice(start, start + step)
-        t = unit[part] @ flips  # (studies, m, flips), the observed signs first
+        t = unit[part] @ signs  # (studies, m, flips), the observed signs first
         if two_sided:
             np.abs(t, out=t)
         found = t[..., :1].copy()
@@ -147,7 +147,7 @@ def two_hypotheses(differences: Floats, margin: float) -> Floats:
 
 
 @lru_cache(maxsize=32)
-def _flips(n: int, two_sided: bool) -> Floats:
+def flips(n: int, two_sided: bool) -> Floats:
     """Returns flips of n seeds, (n, flips), the identity first; half of them where T and -T count the same."""
     if n > EXACT_SEEDS:
         drawn = np.random.default_rng(0).integers(0, 2, (n, _DRAWN)) * 2.0 - 1

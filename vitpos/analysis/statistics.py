@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vitpos.analysis.inference import RESOLUTION, t_interval
+from vitpos.analysis.inference import t_interval
+from vitpos.analysis.signs import RESOLUTION
 from vitpos.errors import VitposError
 
 Row = Mapping[str, Any]

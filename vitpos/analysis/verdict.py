@@ -9,8 +9,8 @@ import numpy as np
 
 from vitpos.analysis import inference
 from vitpos.analysis.comparison import Comparison
-from vitpos.analysis.inference import RESOLUTION
 from vitpos.analysis.power import MOST, seeds_for_difference, seeds_for_equivalence, seeds_for_level
+from vitpos.analysis.signs import RESOLUTION
 from vitpos.analysis.statistics import Groups, Row, Variant, points
 from vitpos.analysis.tables import number, p_value
 from vitpos.errors import unknown
@@ -177,7 +177,7 @@ def compare(comparison: Comparison, groups: Groups, failures: Sequence[Row] = ()
     """Compares every variant with the reference position at the same other axes, and gives verdicts.
 
     All comparisons are one family: p values are corrected over it, separately for differences and for equivalence. A
-    comparison without a test counts as one with p = 1. `inference.decide` says how verdicts follow.
+    comparison without a test counts as one with p = 1. `inference.old_decide` says how verdicts follow.
 
     Args:
         comparison: What was stated beforehand.
@@ -198,7 +198,7 @@ def compare(comparison: Comparison, groups: Groups, failures: Sequence[Row] = ()
     found = [difference(comparison, groups, v, replace(v, position=comparison.reference), failed) for v in candidates]
     p = inference.adjust(np.array([d.p for d in found]), comparison.correction)
     q = inference.adjust(np.array([d.p_equivalence for d in found]), comparison.correction)
-    verdicts = inference.decide(np.array([d.mean for d in found]), p, q, comparison.alpha)
+    verdicts = inference.old_decide(np.array([d.mean for d in found]), p, q, comparison.alpha)
     judged = [
         _advise(
             comparison,

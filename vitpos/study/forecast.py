@@ -2,7 +2,7 @@
 
 import math
 
-from vitpos.analysis.power import MOST, Goal, SeedPlan, plan_seeds, pooled_sd
+from vitpos.analysis.power import MOST, Goal, SeedPlan, deviation_limits, plan_seeds
 from vitpos.analysis.statistics import group
 from vitpos.analysis.tables import duration, number, plain
 from vitpos.analysis.verdict import compare
@@ -75,10 +75,12 @@ def deviation(study: Study, results: Results, sd: float | None) -> tuple[list[fl
             found = compare(study.comparison, group(results.collect(tuning.settle(study, results))[0]))
         except VitposError:  # rows of another metric, or of another version of the study
             found = []
-        measured = pooled_sd([d.sd for d in found], [d.n for d in found])
-        if measured > 0:
-            pairs = sum(d.n for d in found if d.n > 1)
-            return [measured], f"{measured:.2f} points, measured on {pairs} pairs of {count(len(found), 'comparison')}"
+        widest = max((d for d in found if d.sd > 0), key=lambda d: d.sd, default=None)
+        if widest:
+            return list(deviation_limits(widest.sd, widest.n)), (
+                f"{widest.sd:.2f} points, the largest of {count(len(found), 'comparison')}, that of "
+                f"{widest.candidate.label} on {count(widest.n, 'pair')}; from its lower to its upper 80 % limit:"
+            )
     margin = study.comparison.margin or 1.0
     return [margin / 2, margin, 2 * margin], "not known; state one with --sd, or run two seeds. Three examples:"
 
