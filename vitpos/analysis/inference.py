@@ -20,6 +20,8 @@ from vitpos.analysis.signs import RESOLUTION, Floats, bets, closed_mean, least_p
 Flags = npt.NDArray[np.bool_]
 SECOND_TIER = (3, 5)
 """From so many to so many seeds, which sign flips cannot judge, t tests indicate what is no verdict."""
+MARGIN_STEP = 0.01
+"""Points; how exactly the least margin is found, from above."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,24 @@ def flip_tests(differences: Floats, margin: float, correction: str = "max_t", fa
     """
     d = np.asarray(differences, dtype=np.float64)
     m = d.shape[-2]
-    test = max_t if correction == "max_t" else sign_flip
-    near = test(two_hypotheses(d, margin), two_sided=False) if margin else np.ones((*d.shape[:-2], 2 * m))
-    far = test(two_hypotheses(d, -margin), two_sided=False)
-    p = [test(d), np.maximum(near[..., :m], near[..., m:]), np.minimum(far[..., :m], far[..., m:])]
+    near = _flip_family(two_hypotheses(d, margin), correction, two_sided=False) if margin else np.ones(2 * m)
+    far = _flip_family(two_hypotheses(d, -margin), correction, two_sided=False)
+    near, far = np.maximum(near[..., :m], near[..., m:]), np.minimum(far[..., :m], far[..., m:])
+    p = (_flip_family(d, correction), near, far if correction == "max_t" else 2 * far)
+    return Tests(*(_for_family(d, x, correction, family) for x in p))
+
+
+def _flip_family(d: Floats, correction: str, *, two_sided: bool = True) -> Floats:
+    return (max_t if correction == "max_t" else sign_flip)(d, two_sided=two_sided)
+
+
+def _for_family(d: Floats, p: Floats, correction: str, family: int | None) -> Floats:
+    """Adjusts p values of single tests, or those of max-T for comparisons that are lacking or without a seed."""
     tested = np.isfinite(d).any(axis=-1)
     if correction == "max_t":
-        share = tested.sum(axis=-1, keepdims=True) / max(family or m, m)
-        p = [x / np.maximum(share, 1e-9) for x in p]
-    else:
-        p[2] = 2 * p[2]
-        p = [adjust(np.where(tested, x, np.nan), correction, family) for x in p]
-    return Tests(*(np.where(tested, np.minimum(1, x), np.nan) for x in p))
+        total = max(family or 0, d.shape[-2])
+        return np.where(tested, np.minimum(1, p * total / np.maximum(tested.sum(axis=-1, keepdims=True), 1)), np.nan)
+    return adjust(np.where(tested, np.minimum(1, p), np.nan), correction, family)
 
 
 def bet_tests(differences: Floats, margin: float, family: int | None = None) -> Tests:
@@ -190,7 +198,7 @@ def judge(
         single_low, single_high = t_interval(x, 1 - alpha) if varied else (math.nan, math.nan)
         records.append({
             "n": n,
-            "mean": mean if varied or abs(mean) > RESOLUTION else 0.0,
+            "mean": 0.0 if not varied and abs(mean) < RESOLUTION else mean,
             "sd": float(x.std(ddof=1)) if varied else 0.0 if n > 1 else math.nan,
             "low": low, "high": high, "single_low": single_low, "single_high": single_high,
             "g": float(hedges_g(x)) if varied and n > 2 else math.nan,
@@ -229,7 +237,7 @@ def _least_seeds(alpha: float, correction: str, lacking: float, stated: int, rul
 def least_margins(
     differences: Floats, alpha: float, correction: str = "max_t", family: int | None = None, rule: str = "fixed"
 ) -> Floats:
-    """Finds the least margin at which each comparison would have been shown to be equivalent, to 0.001 points.
+    """Finds the least margin at which each comparison would have been shown to be equivalent, to `MARGIN_STEP`.
 
     Args:
         differences: (m, n), as for `judge`.
@@ -243,24 +251,22 @@ def least_margins(
     """
     d = np.asarray(differences, dtype=np.float64)
 
-    def holds(row: int, margin: float) -> bool:
+    m = len(d)
+
+    def hold(margin: float) -> npt.NDArray[np.bool_]:
         if rule == "settled":
-            return bool(bet_tests(d, margin, family).equivalence[row, -1] >= 1 / alpha)
-        return bool(flip_tests(d, margin, correction, family).equivalence[row] <= alpha)
+            return np.asarray(bet_tests(d, margin, family).equivalence[:, -1] >= 1 / alpha)
+        near = _flip_family(two_hypotheses(d, margin), correction, two_sided=False)
+        return np.asarray(_for_family(d, np.maximum(near[:m], near[m:]), correction, family) <= alpha)
 
-    def least(row: int) -> float:
-        if not np.isfinite(d[row]).any():
-            return math.nan
-        low, high = 0.0, float(np.nanmax(np.abs(d))) + 1.0
-        if not holds(row, 8 * high):  # so wide that each difference is as good as 0
-            return math.nan
-        high *= 8
-        while high - low > 0.001:
-            middle = (low + high) / 2
-            low, high = (low, middle) if holds(row, middle) else (middle, high)
-        return high
-
-    return np.array([least(row) for row in range(len(d))])
+    widest = 8 * (float(np.max(np.abs(d), where=np.isfinite(d), initial=0)) + 1)  # any difference is as good as 0
+    low, high = np.zeros(m), np.where(hold(widest), widest, np.nan)
+    while (row := int(np.argmax(np.nan_to_num(high - low)))) >= 0 and high[row] - low[row] > MARGIN_STEP:
+        middle = (low[row] + high[row]) / 2
+        held = hold(middle)  # tells something of every comparison
+        high = np.where(held & (middle < high), middle, high)
+        low = np.where(~held & (middle > low) & (middle < high), middle, low)
+    return high
 
 
 def pigeonhole_interval(right_a: Flags, right_b: Flags, level: float = 0.95) -> tuple[float, float]:
