@@ -119,8 +119,7 @@ def indicate(
     t tests of each comparison by its own deviation; a pooled one is wrong too often where deviations are unequal. With
     max-T they are judged by the step-down maximum of independent |t| (`adjust`). A reference that is shared makes the
     maximum smaller, by an amount that Dunnett (1955) computed for runs that all vary alike; not counting on that costs
-    little power. Withheld where two differences of a comparison are equal, since t of values on a coarse grid is wrong
-    too often.
+    little power. Withheld where all differences of a comparison are equal, as happens with few test images.
 
     Args:
         differences: Shape (..., m, n); NaN where a comparison lacks a seed.
@@ -134,11 +133,10 @@ def indicate(
     """
     d = np.asarray(differences, dtype=np.float64)
     n = np.isfinite(d).sum(axis=-1)
-    apart = np.diff(np.sort(d, axis=-1), axis=-1)
-    usable = (n >= SECOND_TIER[0]) & (n <= SECOND_TIER[1]) & ~(apart < RESOLUTION).any(axis=-1)
     mean = np.nansum(d, axis=-1) / np.maximum(n, 1)
     free = np.maximum(n - 1, 1)
     error = np.sqrt(np.nansum((d - mean[..., None]) ** 2, axis=-1) / free / np.maximum(n, 1))
+    usable = (n >= SECOND_TIER[0]) & (n <= SECOND_TIER[1]) & (error > RESOLUTION)
     error = np.where(usable, error, 1)
     p, q = 2 * stats.t.sf(np.abs(mean) / error, free), stats.t.sf((margin - np.abs(mean)) / error, free)
     p, q = (adjust(np.where(usable, x, np.nan), correction, family) for x in (p, q if margin else np.ones_like(q)))
