@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+_SPECIAL = re.compile(r"([\\`*\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+
 
 def duration(seconds: float) -> str:
     """Formats seconds for people: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
@@ -80,3 +82,24 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequenc
         lines.append("  ".join([first.ljust(widths[0]), *middle, row[-1]]).rstrip())
         lines += textwrap.wrap(note, width, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
+
+
+def escape(text: object) -> str:
+    """Escapes text so that Markdown shows it as it stands, in one line."""
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", line)
+
+
+def paragraph(text: object) -> str:
+    """Escapes text that begins a line, where a mark or number might also begin a heading or a list."""
+    return re.sub(r"^(\d*)([#+.)-])", r"\1\\\2", escape(text))
+
+
+def code(text: object) -> str:
+    """Marks text as code; line breaks become spaces, and backticks, which would end it, apostrophes."""
+    return f"`{' '.join(str(text).split()).replace('`', chr(39)) or ' '}`"
+
+
+def minus(text: str) -> str:
+    """Writes hyphens before digits as minus signs."""
+    return re.sub(r"-(?=\d)", "\N{MINUS SIGN}", text)

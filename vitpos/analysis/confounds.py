@@ -20,7 +20,7 @@ def confounds(candidate: Sequence[Row], reference: Sequence[Row]) -> list[str]:
 
     These are settings and axes (see `settings`), the amplitude of the table at the start, temperature, other options
     where the kinds are the same, and tuned values. The number of position parameters follows from the kind and is no
-    confounder (see `parameters`).
+    confounder.
 
     Args:
         candidate: Rows of the variant that is judged, one a seed.
@@ -43,12 +43,6 @@ def confounds(candidate: Sequence[Row], reference: Sequence[Row]) -> list[str]:
         if tuned[0].get(key) != tuned[1].get(key):
             found.append(f"{key} tuned to {_text(tuned[0].get(key))} against {_text(tuned[1].get(key))}")
     return found
-
-
-def parameters(candidate: Sequence[Row], reference: Sequence[Row]) -> str:
-    """Returns the numbers of position parameters: ``0 against 6,144``."""
-    counts = [f"{rows[0]['position_parameters']:,}" if rows else "-" for rows in (candidate, reference)]
-    return counts[0] if counts[0] == counts[1] else " against ".join(counts)
 
 
 def settings(candidate: Row, reference: Row) -> list[str]:

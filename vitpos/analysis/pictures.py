@@ -1,4 +1,4 @@
-"""The pictures of a report. They draw tables and compute nothing; titles and captions stand in the report's template."""
+"""The pictures of a report. They draw tables and compute nothing; captions stand in the report's template."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -14,13 +14,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from vitpos.analysis import style
-from vitpos.analysis.inference import Floats
-from vitpos.analysis.runs import Setting, Variant, level_order, settings
-from vitpos.analysis.style import Style
+from vitpos import style
 from vitpos.analysis import tables
+from vitpos.analysis.runs import Setting, Variant, level_order, settings
+from vitpos.analysis.signs import Floats
 from vitpos.analysis.tables import Table, level
 from vitpos.analysis.terms import Terms
+from vitpos.style import Style
 from vitpos.text import number, span
 
 _OVERLAID = 8  # most schemes whose curves are told apart in one panel
@@ -28,7 +28,12 @@ _PANELS = 36  # most panels of a figure
 _ROWS = 60  # most rows of a figure
 _CLASSES = 12  # most classes of a figure: so many numbers can stand side by side
 
+_ENDS = ("low", "high")
+
 Looks = Mapping[str, Style]
+Cell = tuple[tuple[float, float, float, float], str]
+"""Colour and text."""
+_EMPTY: Cell = ((1.0, 1.0, 1.0, 0.0), "")
 
 
 def forest(found: pd.DataFrame, terms: Terms, looks: Looks) -> Figure | None:
@@ -71,16 +76,20 @@ def forest(found: pd.DataFrame, terms: Terms, looks: Looks) -> Figure | None:
     axes.set_yticks([y for y, _ in shown], [name for _, name in shown], fontsize=10)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0, pad=8)
-    black = {"color": "black"}
+    alone = f"{terms.confidence} t interval, each alone"
     marks: list[tuple[Artist, str]] = [
-        (Line2D([], [], marker="o", linestyle="", markersize=7, **black), f"mean of n = {span(found['n'])} pairs"),
-        (Line2D([], [], marker=".", alpha=0.45, linestyle="", **black), "difference of one seed"),
+        (
+            Line2D([], [], color="black", marker="o", ls="", markersize=7),
+            f"mean of n = {span(found['n'].tolist())} pairs",
+        ),
+        (Line2D([], [], color="black", marker=".", ls="", alpha=0.45), "difference of one seed"),
+        (Patch(color=style.BAND), f"within the margin of {terms.margin:g}"),
     ]
     if found["low"].notna().any():
-        marks.append((Line2D([], [], linewidth=1.4, **black), f"{terms.confidence} interval, all together"))
-    if found["single_low"].notna().any():
-        marks.append((Line2D([], [], linewidth=5, alpha=0.45, **black), f"{terms.confidence} t interval, each alone"))
-    _legend(figure, [*marks, (Patch(color=style.BAND), f"within the margin of {terms.margin:g}")])
+        together = Line2D([], [], color="black", linewidth=1.4)
+        marks.append((together, f"{terms.confidence} interval, all together"))
+        marks.append((Line2D([], [], color="black", linewidth=5, alpha=0.45), alone))
+    _legend(figure, marks)
     return figure
 
 
@@ -91,15 +100,13 @@ def _difference(axes: Axes, y: float, d: pd.Series, look: Style, limits: tuple[f
     if not d["n"]:
         axes.text(0.5, y, "no pair of runs", transform=axes.get_yaxis_transform(), va="center", ha="center", fontsize=9)
         return
-    for low, high, look_ in (
-        (d["single_low"], d["single_high"], {"linewidth": 5, "alpha": 0.45, "solid_capstyle": "butt"}),
-        (d["low"], d["high"], {"marker": "|", "markersize": 10, "linewidth": 1.4}),
-    ):
-        if np.isfinite(low):
-            axes.plot(np.clip((low, high), *limits), [y, y], color=look.colour, **look_)
-            for end, edge, mark in ((low, limits[0], "<"), (high, limits[1], ">")):
-                if not limits[0] <= end <= limits[1]:
-                    axes.plot(edge, y, mark, color=look.colour, markersize=8, clip_on=False)
+    if np.isfinite(d["low"]):
+        alone, together = (np.clip((d[low], d[high]), *limits) for low, high in (("single_low", "single_high"), _ENDS))
+        axes.plot(alone, [y, y], color=look.colour, linewidth=5, alpha=0.45, solid_capstyle="butt")
+        axes.plot(together, [y, y], color=look.colour, linewidth=1.4, marker="|", markersize=10)
+        for end, edge, mark in ((d["low"], limits[0], "<"), (d["high"], limits[1], ">")):
+            if not limits[0] <= end <= limits[1]:  # it goes on beyond the edge
+                axes.plot(edge, y, mark, color=look.colour, markersize=8, clip_on=False)
     differences = list(d["by_seed"].values())
     if len(differences) > 1:
         axes.plot(differences, np.full(len(differences), y - 0.11), ".", color=look.colour, markersize=5, alpha=0.6)
@@ -222,79 +229,81 @@ def ranking(table: Table, looks: Looks) -> Figure | None:
     """Draws how often each scheme had which rank, a block a setting.
 
     Args:
-        table: From `tables.ranking`.
+        table: From `breakdowns.ranking`.
         looks: From `style.styles`.
     """
     shares = table.facts["shares"][:_ROWS]
-    if not shares:
-        return None
-    most = max(len(counts) for _, _, counts in shares)
-    blocks: dict[str, list[tuple[str, list[tuple[object, str]]]]] = {}
+    most = max((len(counts) for _, _, counts in shares), default=0)
+    blocks: dict[str, list[tuple[str, list[Cell]]]] = {}
     for at, position, counts in shares:
-        colours = [to_rgba(looks[position].colour, min(1.0, 0.2 + 0.8 * c / counts.sum())) if c else to_rgba("white", 0) for c in counts]
-        cells = [(colour, f"{c}" if c else "") for colour, c in zip(colours, counts, strict=True)]
-        blocks.setdefault(_where(at), []).append((position, [*cells, *[(to_rgba("white", 0), "")] * (most - len(counts))]))
-    figure = _heat(blocks, [str(i + 1) for i in range(most)])
-    figure.supxlabel("rank (1: the best)", fontsize=10)
-    return figure
+        cells = [_EMPTY] * most
+        for rank in np.flatnonzero(counts):
+            share = min(1.0, 0.2 + 0.8 * counts[rank] / counts.sum())
+            cells[rank] = (to_rgba(looks[position].colour, share), str(counts[rank]))
+        blocks.setdefault(_where(at), []).append((position, cells))
+    return _heat(blocks, [str(i + 1) for i in range(most)], "rank (1: the best)") if shares else None
 
 
 def classes(table: Table, reference: str) -> Figure | None:
     """Draws differences to the reference by class; of many classes the twelve in which some scheme differs most.
 
     Args:
-        table: From `tables.classes`.
+        table: From `breakdowns.classes`.
         reference: Position text.
     """
     names = table.facts["names"]
-    if not len(names) or table.frame.empty:
+    if not names:
         return None
     values = table.frame[names].astype(float).to_numpy()
     shown = np.sort(np.argsort(-np.nan_to_num(np.abs(values)).max(0), kind="stable")[:_CLASSES])
     top = max(float(np.nanmax(np.abs(values[:, shown]), initial=0.0)), 0.1)
-    norm, scale = Normalize(-top, top), colormaps["RdBu"]
-    blocks: dict[str, list[tuple[str, list[tuple[object, str]]]]] = {}
-    keys = [key for key, kind in table.kinds.items() if kind == "axis"]
+    keys = [head for head in table.frame.columns if head not in ("scheme", *names)]
+    blocks: dict[str, list[tuple[str, list[Cell]]]] = {}
     for row, line in list(zip(table.frame.to_dict("records"), values[:, shown], strict=True))[:_ROWS]:
+        colours = colormaps["RdBu"](Normalize(-top, top)(line))
+        cells = [
+            (tuple(colour), number(x, 1, sign=True)) if np.isfinite(x) else (_EMPTY[0], "no\nimage")
+            for colour, x in zip(colours, line, strict=True)
+        ]
         where = ", ".join(f"{key} = {row[key]}" for key in keys if row[key] != "-")
-        cells = [(scale(norm(x)), number(x, 1, sign=True)) if np.isfinite(x) else (to_rgba("white", 0), "no\nimage") for x in line]
         blocks.setdefault(where, []).append((row["scheme"], cells))
-    figure = _heat(blocks, [style.wrap(str(names[i]), 18) for i in shown])
-    figure.supxlabel(f"difference to {reference} by class, points: red is worse, blue better", fontsize=10)
-    return figure
+    heads = [style.wrap(str(names[i]), 18) for i in shown]
+    return _heat(blocks, heads, f"difference to {reference} by class, points: red is worse, blue better")
 
 
-def _heat(blocks: Mapping[str, Sequence[tuple[str, Sequence[tuple[object, str]]]]], columns: Sequence[str]) -> Figure:
-    """Draws blocks of cells, each with its colour and text, under each other; names of columns stand at the top."""
+def _heat(blocks: Mapping[str, Sequence[tuple[str, Sequence[Cell]]]], columns: Sequence[str], label: str) -> Figure:
+    """Draws blocks of cells under each other, the names of the columns at the top and a label at the bottom."""
     labels = {title: [style.wrap(name, 30) for name, _ in rows] for title, rows in blocks.items()}
-    each = {title: 0.16 + 0.16 * max(1 + name.count("\n") for name in names) for title, names in labels.items()}
     heads = {title: style.wrap(title, 76) for title in blocks}
-    heights = [len(rows) * each[title] + 0.16 * (1 + heads[title].count("\n")) for title, rows in blocks.items()]
+    heights = [
+        len(rows) * (0.16 + 0.16 * max(1 + name.count("\n") for name in labels[title]))
+        + 0.16 * (1 + heads[title].count("\n"))
+        for title, rows in blocks.items()
+    ]
     widest = max(len(line) for name in columns for line in name.split("\n"))
     turned = widest > 7 * 12 / max(len(columns), 6)
-    top = 0.09 * widest if turned else 0.3
-    figure = _figure(sum(heights) + top + 0.6)
+    figure = _figure(sum(heights) + (0.09 * widest if turned else 0.3) + 0.6)
     grid = figure.subplots(len(blocks), 1, squeeze=False, height_ratios=heights)[:, 0]
     for i, (axes, (title, rows)) in enumerate(zip(grid, blocks.items(), strict=True)):
-        axes.imshow(np.array([[colour for colour, _ in cells] for _, cells in rows], dtype=float), aspect="auto")
+        axes.imshow(np.array([[colour for colour, _ in cells] for _, cells in rows]), aspect="auto")
         for y, (_, cells) in enumerate(rows):
             for x, (colour, text) in enumerate(cells):
-                axes.text(x, y, text, ha="center", va="center", fontsize=9, color=style.ink(colour[:3], colour[3]))
+                ink = style.ink(colour[:3], colour[3])
+                axes.text(x, y, text, ha="center", va="center", fontsize=9, color=ink)
         axes.set_title(heads[title], fontsize=10, loc="left", weight="bold")
         axes.set_yticks(range(len(rows)), labels[title], fontsize=10)
         axes.set_xticks(range(len(columns)), columns if not i else [], rotation=90 if turned else 0, fontsize=9)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        for edge in np.arange(len(rows) + 1) - 0.5:
-            axes.axhline(edge, color="white", linewidth=2)
-        for edge in np.arange(len(columns) + 1) - 0.5:
-            axes.axvline(edge, color="white", linewidth=2)
+        axes.hlines(np.arange(len(rows) + 1) - 0.5, -0.5, len(columns) - 0.5, color="white", linewidth=2)
+        axes.vlines(np.arange(len(columns) + 1) - 0.5, -0.5, len(rows) - 0.5, color="white", linewidth=2)
+    figure.supxlabel(label, fontsize=10)
     return figure
 
 
 def pareto(table: Table, terms: Terms, looks: Looks) -> Figure | None:
-    """Draws accuracy with its interval against cost relative to the reference, with the Pareto front, a panel a setting.
+    """Draws accuracy with its interval against relative cost, with the Pareto front, a panel a setting.
 
     Args:
         table: From `tables.cost`.
@@ -333,10 +342,14 @@ def pareto(table: Table, terms: Terms, looks: Looks) -> Figure | None:
         style.plain(axes)
         digits = 2 if spread > 0.05 else 3
         axes.xaxis.set_major_formatter(lambda x, _, digits=digits: f"{x:.{digits}f}x")
-        axes.xaxis.set_major_locator(MaxNLocator(6 // columns + 1, steps=[1, 2, 5, 10]) if spread else FixedLocator([1.0]))
+        axes.xaxis.set_major_locator(
+            MaxNLocator(6 // columns + 1, steps=[1, 2, 5, 10]) if spread else FixedLocator([1.0])
+        )
         axes.margins(0.06)
     for axes in grid[max(0, len(at) - columns) : len(at)]:
-        axes.set_xlabel(style.wrap(f"{table.facts['measure']}, relative to {terms.reference}", 80 // columns), fontsize=10)
+        axes.set_xlabel(
+            style.wrap(f"{table.facts['measure']}, relative to {terms.reference}", 80 // columns), fontsize=10
+        )
         axes.tick_params(labelbottom=True)
     figure.supylabel(f"{terms.metric_label}, %", fontsize=10)
     marks: list[tuple[Artist, str]] = [(style.handle(looks[p], line=False), p) for p in names]
@@ -404,7 +417,9 @@ def _where(setting: Setting) -> str:
 
 
 def _mark(axes: Axes, x: float, y: float, look: Style) -> None:
-    axes.plot(x, y, look.marker, color=look.colour, markersize=8, markeredgecolor="white", markeredgewidth=0.6, zorder=3)
+    axes.plot(
+        x, y, look.marker, color=look.colour, markersize=8, markeredgecolor="white", markeredgewidth=0.6, zorder=3
+    )
 
 
 def _legend(figure: Figure, marks: Iterable[tuple[Artist, str]]) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from vitpos.analysis.inference import RESOLUTION, Floats, t_interval
+from vitpos.analysis.inference import t_interval
+from vitpos.analysis.signs import RESOLUTION, Floats
 from vitpos.errors import VitposError
 
 Row = Mapping[str, Any]
@@ -96,12 +97,6 @@ def accuracy(row: Row, metric: str) -> float:
     """Returns a row's accuracy in percent; NaN where the row has none."""
     value = row["metrics"].get(metric)
     return math.nan if value is None else 100 * float(value)
-
-
-def by_seed(runs: pd.DataFrame, variant: Variant) -> dict[int, Row]:
-    """Returns the rows of a variant by seed."""
-    own = runs[runs["variant"] == variant]
-    return dict(zip(own["seed"].tolist(), own["row"], strict=True))
 
 
 def level_order(value: str) -> tuple[int, float, str]:
@@ -258,3 +253,21 @@ def similarity_mosaic(rows: Iterable[Row]) -> Floats | None:
     cells = np.full((height, width, height + 1, width + 1), np.nan)
     cells[..., :height, :width] = mean.reshape(height, width, height, width)
     return cells.transpose(0, 2, 1, 3).reshape(height * (height + 1), width * (width + 1))[:-1, :-1]
+
+
+def curves(runs: pd.DataFrame, metric: str) -> dict[Variant, pd.DataFrame]:
+    """Returns ``epoch``, ``mean``, ``low``, ``high`` (over seeds, percent) and ``n`` of each variant with a history."""
+    found = {}
+    for variant, own in runs.groupby("variant", sort=True):
+        epochs, y = by_epoch(own["row"], metric)
+        if len(epochs):
+            y = 100 * y
+            columns = {"epoch": epochs, "mean": y.mean(0), "low": y.min(0), "high": y.max(0), "n": len(own)}
+            found[variant] = pd.DataFrame(columns)
+    return found
+
+
+def similarity(runs: pd.DataFrame) -> dict[Variant, Floats]:
+    """Returns the mosaic of similarity maps of each variant that adds a table (see `similarity_mosaic`)."""
+    found = {variant: similarity_mosaic(own["row"]) for variant, own in runs.groupby("variant", sort=True)}
+    return {variant: mosaic for variant, mosaic in found.items() if mosaic is not None}

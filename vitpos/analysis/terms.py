@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from vitpos.errors import VitposError, unknown
 
 METRICS = ("test/accuracy", "val/accuracy", "train/accuracy")
-CORRECTIONS = ("holm", "bonferroni", "none")
+CORRECTIONS = ("max_t", "holm", "bonferroni", "none")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Terms:
         margin: Percentage points within which two schemes count as equal.
         alpha: Error rate of the verdicts of the whole family, separately for differences and for equivalence; of each
             single verdict where the correction is ``none``.
-        correction: How p values are adjusted for the number of comparisons, one of `CORRECTIONS`.
+        correction: How p values are adjusted for the number of comparisons, one of `CORRECTIONS`; ``max_t`` judges all
+            jointly (see `vitpos.analysis.signs`).
 
     Raises:
         VitposError: If a value is out of its range.
@@ -32,7 +33,7 @@ class Terms:
     metric: str = "test/accuracy"
     margin: float = 1.0
     alpha: float = 0.05
-    correction: str = "holm"
+    correction: str = "max_t"
 
     def __post_init__(self) -> None:
         for field in ("name", "reference"):
@@ -48,10 +49,6 @@ class Terms:
             raise VitposError(f"comparison.alpha is {self.alpha}; it must be above 0 and below 1, such as 0.05")
         if self.correction not in CORRECTIONS:
             raise unknown("correction", self.correction, CORRECTIONS)
-
-    def per_test_alpha(self, comparisons: int) -> float:
-        """Returns the level at which one of so many comparisons is planned: alpha / m, or alpha without correction."""
-        return self.alpha if self.correction == "none" else self.alpha / max(1, comparisons)
 
     @property
     def confidence(self) -> str:

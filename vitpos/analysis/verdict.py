@@ -1,27 +1,29 @@
 """Who is compared with whom, the paired differences, and the verdict on each."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from vitpos.analysis import inference
-from vitpos.analysis.runs import Row, Setting, Variant, by_seed, level_order
+from vitpos.analysis.runs import Row, Variant, level_order
 from vitpos.analysis.terms import Terms
 from vitpos.errors import unknown
 
 VERDICTS = ("worse", "better", "equivalent", "undecided")
 
 # What two runs must share to be a pair: with another precision or generator, the same seed means another draw.
-_PAIRED: dict[str, Callable[[Row], Any]] = {
-    "data": lambda row: row["data"]["fingerprint"],
-    "device": lambda row: row["environment"].get("device"),
-    "precision": lambda row: row["environment"].get("precision"),
-    "format": lambda row: row.get("format"),
-}
+_PAIRED = ("data", "device", "precision", "format")
+
+
+def conditions(row: Row) -> dict[str, Any]:
+    """Returns under which conditions a run was made, by name; those of all runs should be the same."""
+    made = {key: value for key, value in row["environment"].items() if key != "sources"}
+    return {**made, "data": f"{row['data']['name']} {row['data']['fingerprint']}", "format": row.get("format")}
 
 
 def pairs(variants: Iterable[Variant], reference: str) -> list[tuple[Variant, Variant]]:
@@ -44,17 +46,12 @@ def pairs(variants: Iterable[Variant], reference: str) -> list[tuple[Variant, Va
     ]
 
 
-def setting(candidate: Variant, reference: Variant) -> Setting:
-    """Returns the values of the other axes at which two variants are compared: those of either."""
-    return tuple(sorted({**dict(reference.others), **dict(candidate.others)}.items()))
-
-
 def verdicts(
     runs: pd.DataFrame, terms: Terms, failures: Sequence[Row] = (), planned: Sequence[Row] = ()
 ) -> pd.DataFrame:
     """Compares every candidate with the reference, paired by seed, and judges all comparisons as one family.
 
-    A run that failed or diverged is scored at chance, so that a scheme gains nothing by its worst runs being lost; where
+    A run that failed or diverged is scored at chance, so that a scheme gains nothing by losing its worst runs; where
     chance is not known, or half of the runs of a variant are lost, its comparisons are not judged.
 
     Args:
@@ -64,8 +61,9 @@ def verdicts(
         planned: All runs of the plan, the same; those that are neither done nor failed are missing.
 
     Returns:
-        One row per comparison, by setting and then the largest mean first. Columns: those of `compare`, those of `inference.judge`, and for those in
-        which a run is scored at chance ``without``, the verdict of the same without that seed.
+        One row per comparison, by setting and then the largest mean first. Columns: those of `pair_up`, those of
+        `inference.judge`, ``note``, and for comparisons in which a run is scored at chance ``mean_without`` and
+        ``without``, the verdict of the same without that seed.
 
     Raises:
         VitposError: If no row has the metric.
@@ -77,24 +75,23 @@ def verdicts(
     if found.empty:
         return found
     seeds = sorted({seed for values in found["by_seed"] for seed in values}) or [0]
+    by_terms = partial(inference.judge, margin=terms.margin, alpha=terms.alpha, correction=terms.correction)
 
-    def judge(column: str, testable: pd.Series) -> pd.DataFrame:
+    def judge(column: str) -> pd.DataFrame:
         table = np.array([[values.get(s, math.nan) for s in seeds] for values in found[column]], dtype=float)
-        options = {"margin": terms.margin, "alpha": terms.alpha, "correction": terms.correction}
-        judged = inference.judge(np.where(testable.to_numpy()[:, None], table, math.nan), **options)
-        shown = inference.judge(table, **options)  # what is not judged still has a mean
-        for name in ("n", "mean", "sd", "single_low", "single_high", "g"):
-            judged[name] = shown[name].to_numpy()
-        judged.loc[~testable.to_numpy(), "reason"] = "not judged"
-        return judged.set_index(found.index)
+        judged = by_terms(np.where(found[["testable"]], table, math.nan))
+        for i in np.flatnonzero(~found["testable"]):  # has a mean and a deviation none the less
+            shown = by_terms(table[[i]]).iloc[0]
+            for name in ("n", "mean", "sd", "single_low", "single_high", "g"):
+                judged.loc[i, name] = shown[name]
+        return judged
 
-    result = found.join(judge("by_seed", found["testable"]))
-    result["without"] = ""
+    result = found.join(judge("by_seed"))
     if (scored := found["scored"].map(len) > 0).any():
-        other = judge("finished", found["testable"])
-        result.loc[scored, "without"] = other["verdict"]
-        result.loc[scored, "mean_without"] = other["mean"]
+        other = judge("finished")
+        result[["mean_without", "without"]] = other.loc[scored, ["mean", "verdict"]]
     result["note"] = [_note(terms, d) for _, d in result.iterrows()]
+
     def place(i: int) -> tuple[Any, ...]:
         mean = result["mean"][i]
         at = [(axis, level_order(value)) for axis, value in result["setting"][i]]
@@ -104,29 +101,22 @@ def verdicts(
 
 
 def compare(runs: pd.DataFrame, terms: Terms, failures: Sequence[Row], planned: Sequence[Row]) -> pd.DataFrame:
-    """Computes the paired differences of all comparisons of a study, without judging them (see `verdicts`)."""
+    """Pairs the runs of all comparisons of a study, without judging them (see `verdicts`), a row of `pair_up` each."""
     lost = {(Variant.of(f["axes"]), int(f["seed"])) for f in failures}
     wanted = {(Variant.of(p["axes"]), int(p["seed"])) for p in planned} | lost
     variants = {*runs["variant"], *(variant for variant, _ in wanted)}
-    seeds = sorted({*runs["seed"].tolist(), *(seed for _, seed in wanted)})
-    chance = chance_accuracy(runs)
-    return pd.DataFrame(
-        [pair_up(runs, c, r, seeds, lost, chance) for c, r in pairs(variants, terms.reference)]
-    )
-
-
-def chance_accuracy(runs: pd.DataFrame) -> float:
-    """Returns the accuracy of guessing, in percent; NaN where no row names its classes."""
-    counts = {len(row["per_class"]["names"]) for row in runs["row"] if row.get("per_class")}
-    return 100 / counts.pop() if len(counts) == 1 else math.nan
+    seeds = {*runs["seed"], *(seed for _, seed in wanted)}
+    classes = {len(row["per_class"]["names"]) for row in runs["row"] if row.get("per_class")}
+    chance = 100 / classes.pop() if len(classes) == 1 else math.nan
+    return pd.DataFrame([pair_up(runs, c, r, seeds, lost, chance) for c, r in pairs(variants, terms.reference)])
 
 
 def pair_up(
     runs: pd.DataFrame,
     candidate: Variant,
     reference: Variant,
-    seeds: Sequence[int],
-    lost: Iterable[tuple[Variant, int]] = (),
+    seeds: Collection[int],
+    lost: Collection[tuple[Variant, int]] = (),
     chance: float = math.nan,
 ) -> dict[str, Any]:
     """Pairs the runs of two variants by seed.
@@ -135,60 +125,54 @@ def pair_up(
         runs: From `runs.frame`.
         candidate: The variant that is judged.
         reference: The variant that it is compared with.
-        seeds: All seeds of the study; a seed without a run is missing.
+        seeds: All seeds of the study.
         lost: Variant and seed of runs that failed.
         chance: Accuracy at which a lost run is scored; NaN where that is not known.
 
     Returns:
-        ``candidate``, ``reference``, ``scheme`` (position text), ``setting`` (values of the other axes), ``seeds`` of
-        the pairs that ran, ``finished`` (difference by seed, of these), ``by_seed`` (the same with lost runs scored at
-        chance), ``scored`` (seeds of which that is so), ``ours`` and ``theirs`` (accuracies of the pairs that ran),
-        ``testable`` and ``notes``.
+        ``candidate``, ``reference``, ``scheme`` (position text), ``setting`` (values of the other axes); ``finished``,
+        the difference by seed of the pairs that ran, ``by_seed``, the same with lost runs scored at chance, ``scored``,
+        the seeds of which that is so; ``ours`` and ``theirs``, all rows of the two by seed; ``testable`` and ``notes``.
     """
-    rows = {v: by_seed(runs, v) for v in (candidate, reference)}
-    values = {v: dict(zip(own["seed"].tolist(), own["accuracy"], strict=True))
-              for v in (candidate, reference) for own in [runs[runs["variant"] == v]]}  # fmt: skip
-    both = [s for s in seeds if s in rows[candidate] and s in rows[reference]]
-    foreign = {s: _foreign(rows[candidate][s], rows[reference][s]) for s in both}
-    notes = []
-    bad = {v: [s for s in seeds if (s in values[v] and not math.isfinite(values[v][s])) or
-               (s not in values[v] and (v, s) in lost)] for v in (candidate, reference)}  # fmt: skip
-    few = all(2 * len(bad[v]) < len(seeds) for v in bad)
-    scored, testable = math.isfinite(chance) and few, True
-    for variant, which in bad.items():
+    notes, testable, scores, bad = [], True, [], {}
+    both = [runs[runs["variant"] == v].set_index("seed") for v in (candidate, reference)]
+    for variant, own in zip((candidate, reference), both, strict=True):
+        failed = {s for v, s in lost if v == variant} - set(own.index)
+        bad[variant] = sorted(failed | set(own.index[own["accuracy"].isna()]))
+    scored = math.isfinite(chance) and all(2 * len(which) < len(seeds) for which in bad.values())
+    for (variant, which), own in zip(bad.items(), both, strict=True):
         if which:
             testable = scored
             how = f"scored at chance, {chance:g} %" if scored else "no verdict without it"
             notes.append(f"{variant.label} failed or diverged with {_seeds(which)}: {how}")
-        if missing := [s for s in seeds if s not in rows[variant] and s not in which]:
+        if missing := sorted(set(seeds) - set(own.index) - set(which)):
             notes.append(f"no run of {variant.label} with {_seeds(missing)}")
-    if unpaired := [s for s in both if foreign[s]]:
+        known = own["accuracy"].dropna()
+        scores.append(pd.concat([known, pd.Series(chance, which)]) if scored and which else known)
+    a, b = both
+    foreign = {s: _foreign(a["row"][s], b["row"][s]) for s in sorted(set(a.index) & set(b.index))}
+    if unpaired := [s for s, what in foreign.items() if what]:
         what = dict.fromkeys(key for s in unpaired for key in foreign[s])
         notes.append(f"{_seeds(unpaired)} not paired: the two runs differ in {', '.join(what)}")
-    finished = {s: values[candidate][s] - values[reference][s] for s in both if not foreign[s]
-                and math.isfinite(values[candidate][s] - values[reference][s])}  # fmt: skip
-    if len(made := {_sources(rows[v][s]) for s in finished for v in rows} - {""}) > 1:
+    finished, differences = (
+        {int(s): float(x) for s, x in (ours - theirs).dropna().sort_index().items() if not foreign.get(s)}
+        for ours, theirs in ([a["accuracy"], b["accuracy"]], scores)
+    )
+    made = {_sources(own["row"][s]) for s in finished for own in both} - {""}
+    if len(made) > 1:
         testable = False
         notes.append(f"the runs were trained by {len(made)} versions of the code: no verdict over them")
-    notes += _mixed([(s, rows[candidate][s], rows[reference][s]) for s in finished])
-    by = dict(finished)
-    if scored:
-        at = {v: {**{s: x for s, x in values[v].items() if math.isfinite(x)}, **dict.fromkeys(bad[v], chance)}
-              for v in values}  # fmt: skip
-        for s in sorted({*bad[candidate], *bad[reference]}):
-            if s in at[candidate] and s in at[reference] and not foreign.get(s):
-                by[s] = at[candidate][s] - at[reference][s]
+    notes += _mixed([(s, a["row"][s], b["row"][s]) for s in finished])
     return {
         "candidate": candidate,
         "reference": reference,
         "scheme": candidate.position,
-        "setting": setting(candidate, reference),
-        "seeds": list(finished),
+        "setting": tuple(sorted({**dict(reference.others), **dict(candidate.others)}.items())),
         "finished": finished,
-        "by_seed": dict(sorted(by.items())),
-        "scored": sorted(set(by) - set(finished)),
-        "ours": [values[candidate][s] for s in finished],
-        "theirs": [values[reference][s] for s in finished],
+        "by_seed": differences,
+        "scored": sorted(set(differences) - set(finished)),
+        "ours": a["row"].to_dict(),
+        "theirs": b["row"].to_dict(),
         "testable": testable,
         "notes": notes,
     }
@@ -196,7 +180,7 @@ def pair_up(
 
 def _foreign(ours: Row, theirs: Row) -> list[str]:
     """Names what keeps two runs of one seed from being a pair."""
-    differ = [key for key, get in _PAIRED.items() if get(ours) != get(theirs)]
+    differ = [key for key in _PAIRED if conditions(ours).get(key) != conditions(theirs).get(key)]
     made = {_sources(ours), _sources(theirs)} - {""}
     return [*differ, *(["training code"] if len(made) > 1 else [])]
 
@@ -208,8 +192,10 @@ def _sources(row: Row) -> str:
 
 def _note(terms: Terms, d: pd.Series) -> str:
     notes = list(d["notes"])
-    if len(d["scored"]):
-        notes.append(f"without {_seeds(d['scored'])} the mean is {d['mean_without']:+.2f} and the verdict {d['without']}")
+    if d["scored"]:
+        notes.append(
+            f"without {_seeds(d['scored'])} the mean is {d['mean_without']:+.2f} and the verdict {d['without']}"
+        )
     if d["n"] < 2:
         notes.append("one pair of seeds, no variance to judge by" if d["n"] else "no pair of seeds")
     elif not d["sd"]:
@@ -222,15 +208,15 @@ def _note(terms: Terms, d: pd.Series) -> str:
 
 def _mixed(made: Sequence[tuple[int, Row, Row]]) -> list[str]:
     """Says where the two runs of a pair, or the pairs, were made under conditions that differ."""
-    keys = [k for k in dict.fromkeys(k for _, *pair in made for row in pair for k in row["environment"]) if k != "sources"]
+    pairs_ = [(seed, conditions(a), conditions(b)) for seed, a, b in made]
+    keys = list(dict.fromkeys(key for _, a, b in pairs_ for key in (*a, *b)))
     within: dict[tuple[str, ...], list[int]] = {}
-    for seed, a, b in made:
-        if differ := tuple(k for k in keys if a["environment"].get(k) != b["environment"].get(k)):
+    for seed, a, b in pairs_:
+        if differ := tuple(key for key in keys if a.get(key) != b.get(key)):
             within.setdefault(differ, []).append(seed)
     notes = [f"the two runs of {_seeds(seeds)} differ in {', '.join(what)}" for what, seeds in within.items()]
     changed = {key for what in within for key in what}
-    getters = {**_PAIRED, **{k: lambda row, k=k: row["environment"].get(k) for k in keys if k not in changed}}
-    varied = [key for key, get in getters.items() if len({str(get(a)) for _, a, _ in made}) > 1]
+    varied = [key for key in keys if key not in changed and len({str(a.get(key)) for _, a, _ in pairs_}) > 1]
     return [*notes, f"the pairs differ in {', '.join(varied)}"] if varied else notes
 
 

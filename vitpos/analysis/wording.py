@@ -3,40 +3,19 @@
 All return Markdown. The rest of the report's prose is in ``templates/report.md.j2``.
 """
 
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from vitpos.analysis.runs import Row
+from vitpos.analysis.tables import Table, setting_label
 from vitpos.analysis.terms import Terms
-from vitpos.text import number, plural, span
+from vitpos.analysis.verdict import conditions
+from vitpos.text import code, duration, escape, minus, number, plural, span
 
 _LISTED = 6  # a sentence with more names is not read
-_SPECIAL = re.compile(r"([\\`*\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
-
-
-def escape(text: object) -> str:
-    """Escapes text so that Markdown shows it as it stands, in one line."""
-    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _SPECIAL.sub(r"\\\1", line)
-
-
-def paragraph(text: object) -> str:
-    """Escapes text that begins a line, where a mark or number might also begin a heading or a list."""
-    return re.sub(r"^(\d*)([#+.)-])", r"\1\\\2", escape(text))
-
-
-def code(text: object) -> str:
-    """Marks text as code; line breaks become spaces, and backticks, which would end it, apostrophes."""
-    return f"`{' '.join(str(text).split()).replace('`', chr(39)) or ' '}`"
-
-
-def minus(text: str) -> str:
-    """Writes hyphens before digits as minus signs."""
-    return re.sub(r"-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 def listing(names: Iterable[object]) -> str:
@@ -57,8 +36,11 @@ def answer(found: pd.DataFrame, terms: Terms) -> list[str]:
         reasons = own["verdict"] + own["reason"].map(lambda reason: f" ({reason})" if reason else "")
         kinds = list(dict.fromkeys(own["verdict"]))
         good = {"better", "equivalent"} & set(kinds)
-        head = "Not decided" if "undecided" in kinds else "No" if not good else "Yes" if "worse" not in kinds else "Partly"
-        says = " and ".join(dict.fromkeys(reasons)) if len(kinds) == 1 else ", ".join(_share(own, kind) for kind in kinds)
+        head = "No" if not good else "Yes" if "worse" not in kinds else "Partly"
+        head = "Not decided" if "undecided" in kinds else head
+        says = (
+            ", ".join(_share(own, kind) for kind in kinds) if len(kinds) > 1 else " and ".join(dict.fromkeys(reasons))
+        )
         groups.setdefault((head, says), []).append(f"{code(scheme)} ({_range(own)})")
     lines = []
     for head in ("Yes", "Partly", "No", "Not decided"):
@@ -106,18 +88,25 @@ def _said(verdict: str, terms: Terms) -> str:
     return verdict.replace("equivalent", f"equivalent (within {terms.margin:g} points)")
 
 
-def warnings(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms, failed: int, missing: int) -> list[str]:
-    """Returns what a reader must know before quoting the answer, as far as it follows from runs and verdicts."""
-    lines = []
+def warnings(
+    runs: pd.DataFrame,
+    found: pd.DataFrame,
+    terms: Terms,
+    failures: Sequence[Row],
+    missing: int,
+    written: Mapping[str, Table],
+) -> list[str]:
+    """Returns what a reader must know before quoting the answer."""
+    lines, few = [], found[found["reason"] == "too few seeds"] if len(found) else found
     if runs["seed"].nunique() == 1:
         lines.append("There is only one seed: no verdict is possible, and nothing here shows how much seeds vary.")
-    elif len(few := found[found["reason"] == "too few seeds"]) if len(found) else False:
+    elif len(few):
         lines.append(
-            f"{plural(int(few['n'].max()), 'pair')} of seeds cannot decide {plural(len(found), 'comparison')}, whatever "
-            "the result: the smallest p value that the test can give is above alpha."
+            f"{plural(int(few['n'].max()), 'pair')} of seeds cannot decide {plural(len(found), 'comparison')}, "
+            "whatever the result: the smallest p value that the test can give is above alpha."
         )
-    if failed:
-        lines.append(f"{plural(failed, 'run')} failed (see Caveats).")
+    if failures:
+        lines.append(f"{plural(len(failures), 'run')} failed (see Caveats).")
     if missing:
         lines.append(f"{plural(missing, 'planned run')} {'is' if missing == 1 else 'are'} missing.")
     if bad := int(runs["accuracy"].isna().sum()):
@@ -131,21 +120,33 @@ def warnings(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms, failed: int,
         values = {str(row["environment"].get(key)) for row in runs["row"]}
         if len(values) > 1:
             lines.append(
-                f"Runs were made with {len(values)} {what}. If schemes react to it differently, verdicts are wrong more "
-                "often than alpha says."
+                f"Runs were made with {len(values)} {what}. If schemes react differently to that, verdicts are wrong "
+                "more often than alpha says."
             )
+    differing = [(d.scheme, phrases) for d, phrases in
+                 zip(found.itertuples(), written["confounds"].facts["phrases"], strict=True) if phrases]  # fmt: skip
+    if differing:
+        lines.append(
+            f"Confounders: in {len(differing)} of {plural(len(found), 'comparison')} the scheme also differs from the "
+            f"reference in something else, e.g. {code(differing[0][0])}: {escape('; '.join(differing[0][1]))}."
+        )
+    if edges := written["tuning"].facts["edges"]:
+        lines.append(f"Tuning chose the edge of its grid for {plural(len(edges), 'variant')} (see Tuning).")
     return lines
 
 
-def confounded(found: pd.DataFrame, phrases: Sequence[Sequence[str]]) -> str:
-    """Says in how many comparisons more differs than the kind of positions, with the first of them; may be empty."""
-    which = [(d["scheme"], differ) for (_, d), differ in zip(found.iterrows(), phrases, strict=True) if differ]
-    if not which:
-        return ""
-    scheme, differ = which[0]
-    example = f"{code(scheme)}: {escape('; '.join(differ))}"
-    count = f"{len(which)} of {plural(len(found), 'comparison')}"
-    return f"Confounders: in {count} the scheme also differs from the reference in something else, e.g. {example}."
+def forest_alt(found: pd.DataFrame) -> str:
+    """Says in short what the forest plot shows, as far as a sentence may."""
+    return "; ".join(
+        f"{', '.join(filter(None, [d.scheme, setting_label(d.setting)]))} {number(d.mean, sign=True)}, {d.verdict}"
+        for d in found.head(2 * _LISTED).itertuples()
+    )
+
+
+def corrected(terms: Terms, family: int) -> str:
+    """Says how p values are corrected over the family."""
+    how = {"max_t": "judged jointly (max-T)", "holm": "corrected by Holm's method", "none": "not corrected"}
+    return f"{how.get(terms.correction, 'corrected by the method of Bonferroni')} for {plural(family, 'comparison')}"
 
 
 def notes(found: pd.DataFrame) -> list[str]:
@@ -167,17 +168,11 @@ def _whose(own: pd.DataFrame, found: pd.DataFrame) -> list[str]:
     return names
 
 
-def mixed(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
-    """Finds what should be the same in all rows and is not, with the count of rows for each value."""
-    rows = list(rows)
-    getters: dict[str, Callable[[Row], Any]] = {
-        key: lambda row, key=key: row["environment"].get(key)  # type: ignore[misc]
-        for key in dict.fromkeys(key for row in rows for key in row["environment"])
-    }
-    getters["data"] = lambda row: f"{row['data']['name']} {row['data']['fingerprint']}"
-    getters["format of the rows"] = lambda row: row.get("format")
-    counts = {what: pd.Series([str(get(row)) for row in rows]).value_counts(sort=False) for what, get in getters.items()}
-    return {what: {str(k): int(n) for k, n in found.items()} for what, found in counts.items() if len(found) > 1}
+def mixed(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """Finds conditions that should be the same in all rows and are not, with the count of rows for each value."""
+    made = [conditions(row) for row in rows]
+    counts = {key: Counter(str(c.get(key)) for c in made) for key in dict.fromkeys(key for c in made for key in c)}
+    return {key: dict(found) for key, found in counts.items() if len(found) > 1}
 
 
 def common(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -191,3 +186,22 @@ def common(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         elif all(key in config for config in configs) and all(value == first for value in values):
             result[key] = first
     return result
+
+
+def ran_on(rows: Sequence[Row], packages: Sequence[str]) -> dict[str, str]:
+    """Says on what the runs were made."""
+
+    def either(values: Iterable[Any]) -> str:
+        return " / ".join(dict.fromkeys(map(str, values)))
+
+    environments, data = [row["environment"] for row in rows], [row["data"] for row in rows]
+    versions = [key for key in ("vitpos", *packages, "python") if key in environments[0]]
+    sizes = "{name}, {train:,} training, {val:,} validation and {test:,} test images, fingerprint {fingerprint}"
+    return {
+        "Hardware": either(e.get("hardware") for e in environments),
+        "Precision": either(e.get("precision") for e in environments),
+        "Versions": either(", ".join(f"{key} {e.get(key)}" for key in versions) for e in environments),
+        "Commit": either(e.get("commit") for e in environments),
+        "Data": either(sizes.format(**d) for d in data),
+        "Training time": f"{duration(sum(row['seconds'] for row in rows))} in all, {plural(len(rows), 'run')}",
+    }

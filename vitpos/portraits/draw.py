@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from vitpos.analysis import style
+from vitpos import style
 from vitpos.portraits import probes
 from vitpos.positions import PositionEmbedding
 

@@ -155,7 +155,8 @@ def states(runs: tuple[Run, ...], results: Results, metric: str) -> str:
 
 def report(study: Study, results: Results) -> None:
     """Writes the report and prints the verdict."""
-    from vitpos.analysis import report, tensorboard
+    from vitpos.analysis import report
+    from vitpos.study import summary
 
     rows, failures = results.collect(study)
     background = report.Background(
@@ -166,7 +167,7 @@ def report(study: Study, results: Results) -> None:
     )
     print()
     print(report.write(study.comparison, rows, failures, results.folder, background))
-    tensorboard.write_curves(rows, results.folder)
+    summary.write_curves(rows, results.folder)
     print(f"\nreport       {results.folder / 'report.html'} (the same as text: report.md)")
     print(f"curves       {beside_python('tensorboard')} --logdir {results.folder}")
 

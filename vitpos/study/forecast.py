@@ -2,7 +2,7 @@
 
 import math
 
-from vitpos.analysis.power import MOST, Goal, SeedPlan, plan_seeds, pooled_sd
+from vitpos.analysis.power import MOST, Goal, SeedPlan, deviation_limits, plan_seeds
 from vitpos.analysis.runs import Variant, frame
 from vitpos.analysis.verdict import pairs, verdicts
 from vitpos.errors import VitposError
@@ -34,11 +34,10 @@ def forecast(study: Study, results: Results, sd: float | None, workers: int | No
     compared = len(pairs((Variant.of(run.axes) for run in variants.values()), comparison.reference))
     deviations, source = deviation(study, results, sd)
     plans = [plan_seeds(comparison, compared, seeds, each) for each in deviations]
-    correction = "uncorrected" if comparison.correction == "none" else f"after {comparison.correction.capitalize()}"
+    correction = "jointly" if comparison.correction == "max_t" else f"each at {plans[0].level:.2g}"
     print(
         f"{comparison.name}: {plural(compared, 'comparison')} with {comparison.reference}, "
-        f"{plural(seeds, 'seed')}, margin {comparison.margin:g}, alpha {comparison.alpha:g} {correction}: "
-        f"each at {plans[0].level:.2g}"
+        f"{plural(seeds, 'seed')}, margin {comparison.margin:g}, alpha {comparison.alpha:g}, {correction}"
     )
     each, note = seconds_per_run(study, results)
     many = workers or default_workers()
@@ -76,10 +75,12 @@ def deviation(study: Study, results: Results, sd: float | None) -> tuple[list[fl
             found = verdicts(frame(collected, study.comparison.metric), study.comparison)
         except VitposError:  # rows of another metric, or of another version of the study
             found = None
-        measured = math.nan if found is None or found.empty else pooled_sd(found["sd"].tolist(), found["n"].tolist())
-        if found is not None and measured > 0:
-            many = int(found["n"][found["n"] > 1].sum())
-            return [measured], f"{measured:.2f} points, measured on {many} pairs of {plural(len(found), 'comparison')}"
+        if found is not None and len(found) and (found["sd"] > 0).any():
+            widest = found.loc[found["sd"].idxmax()]
+            return list(deviation_limits(widest["sd"], widest["n"])), (
+                f"{widest['sd']:.2f} points, the largest of {plural(len(found), 'comparison')}, that of "
+                f"{widest['candidate'].label} on {plural(widest['n'], 'pair')}; from its lower to its upper 80 % limit:"
+            )
     margin = study.comparison.margin or 1.0
     return [margin / 2, margin, 2 * margin], "not known; state one with --sd, or run two seeds. Three examples:"
 
@@ -117,4 +118,3 @@ def warnings(study: Study, found: SeedPlan) -> list[str]:
     if weak and found.sd:
         lines += [f"a power of {100 * goal.power:.0f} % for {goal.what}: likely to stay undecided" for goal in weak]
     return lines
-

@@ -103,7 +103,7 @@ class File:
         metric: Key of the result that is compared, a share between 0 and 1.
         margin: Percentage points within which two schemes count as equal.
         alpha: Family-wise error rate of the verdicts.
-        correction: How p values are adjusted over the comparisons: ``holm``, ``bonferroni`` or ``none``.
+        correction: How p values are adjusted over the comparisons: ``max_t``, ``holm``, ``bonferroni``, ``none``.
         tune: Dotted config keys and a few values of each, crossed. Every variant is trained with each of them on the
             tuning seeds; the best by mean validation accuracy at the last epoch is what its runs use.
         tune_seeds: Seeds for tuning, none of them among ``seeds``; left out, the first from 1000 on that is not.
@@ -118,7 +118,7 @@ class File:
     metric: str = "test/accuracy"
     margin: float = 1.0
     alpha: float = 0.05
-    correction: str = "holm"
+    correction: str = "max_t"
     tune: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     tune_seeds: list[int] = dataclasses.field(default_factory=list)
 

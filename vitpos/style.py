@@ -9,7 +9,7 @@ alike to a colour blind reader have unlike markers.
 import hashlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from vitpos.analysis.runs import Variant
 from vitpos.text import write_whole
 
 WIDTH = 8.0
@@ -78,7 +77,7 @@ class Style:
     marker: str
 
 
-def styles(variants: Iterable[Variant]) -> dict[str, Style]:
+def styles(texts: Mapping[str, str]) -> dict[str, Style]:
     """Gives each position text of a study its look, whatever its other axes are.
 
     The schemes of this package have fixed colours. The colour of another kind, a sum for instance, follows from its
@@ -86,12 +85,11 @@ def styles(variants: Iterable[Variant]) -> dict[str, Style]:
     Texts of one kind have its colour and differ by line and marker; the default options have a solid line.
 
     Args:
-        variants: All variants of a study.
+        texts: Kind of scheme by position text, for all of a study.
 
     Returns:
-        The looks by `Variant.position`, no two alike.
+        The looks by position text, no two alike.
     """
-    texts = {v.position: v.kind for v in variants}
     kinds = sorted(set(texts.values()))
     own = [kind for kind in kinds if kind not in _KINDS]
     given = {kind: _KINDS[kind] for kind in kinds if kind in _KINDS}
@@ -138,7 +136,7 @@ def wrap(label: str, width: int) -> str:
     return "\n".join(line.rstrip(" ") for line in lines if line)
 
 
-def ink(colour: str, share: float = 1.0) -> str:
+def ink(colour: str | tuple[float, float, float], share: float = 1.0) -> str:
     """Gives the colour of text that is read well on a colour, laid on white with that opacity."""
     red, green, blue = (1 - share * (1 - part) for part in to_rgb(colour))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"

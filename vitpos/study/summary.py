@@ -30,7 +30,9 @@ def write_curves(rows: Sequence[Row], folder: Path) -> Path:
     Raises:
         VitposError: If there are no rows, or the folder cannot be written.
     """
-    groups = {variant: own["row"].tolist() for variant, own in frame(rows, "val/accuracy").groupby("variant", sort=True)}
+    groups = {
+        variant: own["row"].tolist() for variant, own in frame(rows, "val/accuracy").groupby("variant", sort=True)
+    }
     target = Path(folder) / "tensorboard"
     part = target.with_name(".tensorboard.part")
     try:
