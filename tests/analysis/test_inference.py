@@ -130,7 +130,7 @@ def test_seeds_that_were_added_are_judged_by_bets():
 
 
 def test_what_was_settled_stays_settled():
-    d = np.concatenate((np.full((1, 8), 3.0), np.random.default_rng(0).normal(0, 3, (1, 8))), axis=1)
+    d = np.array([[3.0] * 8 + [-3.0] * 3])
     early, late = (judge(x, margin=0.5, alpha=0.05, rule="settled") for x in (d[:, :8], d))
     assert early["verdict"].tolist() == late["verdict"].tolist() == ["better"]
     assert bets(d)[0, -1] < 20 <= late["e"][0]
@@ -149,14 +149,10 @@ def test_what_three_to_five_seeds_indicate_is_no_verdict():
     adjusted = multipletests(p, method="holm-sidak")[1]
     p_tost = np.array([ttost_paired(row, np.zeros(4), -1.0, 1.0)[0] for row in d])
     equal = multipletests(p_tost, method="holm-sidak")[1]
+    differs = np.where(d.mean(axis=1) > 0, "better", "worse")
     for alpha in (1e-4, 1e-3, 1e-2):
-        expected = np.where(equal <= alpha, "equivalent", np.where(adjusted <= alpha, np.sign(d.mean(axis=1)), ""))
-        shown = np.select(
-            [indicate(d, 1.0, alpha) == "better", indicate(d, 1.0, alpha) == "worse"],
-            ["1.0", "-1.0"],
-            indicate(d, 1.0, alpha),
-        )
-        assert shown.tolist() == expected.tolist()
+        expected = np.where(equal <= alpha, "equivalent", np.where(adjusted <= alpha, differs, ""))
+        assert indicate(d, 1.0, alpha).tolist() == expected.tolist()
     for n in (2, 6):
         assert (indicate(study(n, sd=0.1), 1.0, 0.05) == "").all()
 

@@ -10,7 +10,7 @@ import numpy as np
 from vitpos.analysis import inference
 from vitpos.analysis.comparison import Comparison
 from vitpos.analysis.power import MOST, seeds_for_difference, seeds_for_equivalence, seeds_for_level
-from vitpos.analysis.signs import RESOLUTION
+from vitpos.analysis.signs import RESOLUTION, sign_flip
 from vitpos.analysis.statistics import Groups, Row, Variant, points
 from vitpos.analysis.tables import number, p_value
 from vitpos.errors import unknown
@@ -161,7 +161,7 @@ def difference(
         d = np.array(result.differences)
         result = replace(
             result,
-            p=float(inference.sign_flip(d)),
+            p=float(sign_flip(d)),
             p_equivalence=float(inference.equivalence(d, comparison.margin)),
         )
         if np.ptp(d) > RESOLUTION:
