@@ -34,7 +34,8 @@ def page(title: str, text: str, images: Mapping[str, bytes]) -> str:
     converter.treeprocessors.register(_Page(images), "page", 15)  # after inline code, before indentation
     loader = jinja2.PackageLoader("vitpos")
     environment = jinja2.Environment(loader=loader, autoescape=True, keep_trailing_newline=True)
-    css, body = loader.get_source(environment, "page.css")[0], converter.convert(text)
+    css = loader.get_source(environment, "page.css")[0]
+    body = converter.convert(text).replace("<pre>", '<pre tabindex="0">')  # a box that scrolls, also by the keyboard
     return environment.get_template("page.html.j2").render(title=title, style=Markup(css), body=Markup(body))
 
 
@@ -75,8 +76,6 @@ class _Page(Treeprocessor):  # type: ignore[misc]
 
     def boxed(self, item: Element) -> Element:
         """Puts what may be wider than the page into a box that scrolls by itself, also by the keyboard."""
-        if item.tag == "pre":
-            item.set("tabindex", "0")
         if item.tag == "p" and len(item) == 1 and item[0].tag == "img":
             image = item[0]
             data = base64.b64encode(self.images[Path(image.get("src", "")).stem]).decode()

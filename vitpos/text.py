@@ -92,7 +92,7 @@ def escape(text: object) -> str:
 
 def paragraph(text: object) -> str:
     """Escapes text that begins a line, where a mark or number might also begin a heading or a list."""
-    return re.sub(r"^(\d*)([#+.)-])", r"\1\\\2", escape(text))
+    return re.sub(r"^(\d*)([.)]|[#+-]+)(?=\s|$)", r"\1\\\2", escape(text))
 
 
 def code(text: object) -> str:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vitpos.analysis.power import seeds_for_difference
+from vitpos.analysis.power import deviation_limits, seeds_for_difference
 from vitpos.cli import main
 from vitpos.study import forecast, plan
 from vitpos.study.results import Results
@@ -73,7 +73,9 @@ def test_deviation_and_time_are_measured_where_there_are_results(done, capsys):
         path.write_text(json.dumps(row))
     assert main(["study", "plan", str(done.file), "--results", str(done.results)]) == 0
     printed = capsys.readouterr().out
-    assert "2.83 points, measured on 2 pairs of 1 comparison" in printed  # 4 / sqrt(2)
+    assert "2.83 points, the largest of 1 comparison, that of none on 2 pairs" in printed  # 4 / sqrt(2)
+    for limit in deviation_limits(4 / 2**0.5, 2):
+        assert f"if it is {limit:.2g} points" in printed
     assert "measured: mean of 4 finished runs of this study on this hardware" in printed
 
 

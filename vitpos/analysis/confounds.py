@@ -50,7 +50,8 @@ def settings(candidate: Row, reference: Row) -> list[str]:
     tuned = {**(candidate.get("tuned") or {}), **(reference.get("tuned") or {})}
     given = [{**_flat(row["config"]), **row["axes"]} for row in (candidate, reference)]
     defaults = [_flat(row.get("resolved", {})) for row in (candidate, reference)]
-    lacking = candidate["axes"].keys() ^ reference["axes"].keys()  # an option that one of the schemes has not
+    # an option that one of the two schemes does not have
+    lacking = {key for key in candidate["axes"].keys() ^ reference["axes"].keys() if key.startswith("position.")}
     found = []
     for key in dict.fromkeys([*given[0], *given[1]]):
         if key in _COMPARED or key in tuned or key in lacking:

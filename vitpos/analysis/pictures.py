@@ -274,7 +274,7 @@ def classes(table: Table, reference: str) -> Figure | None:
 def _heat(blocks: Mapping[str, Sequence[tuple[str, Sequence[Cell]]]], columns: Sequence[str], label: str) -> Figure:
     """Draws blocks of cells under each other, the names of the columns at the top and a label at the bottom."""
     labels = {title: [style.wrap(name, 30) for name, _ in rows] for title, rows in blocks.items()}
-    heads = {title: style.wrap(title, 76) for title in blocks}
+    heads = {title: style.wrap(title, 56) for title in blocks}
     heights = [
         len(rows) * (0.16 + 0.16 * max(1 + name.count("\n") for name in labels[title]))
         + 0.16 * (1 + heads[title].count("\n"))

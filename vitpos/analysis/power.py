@@ -84,7 +84,7 @@ def equivalence_power(n: int, effect: float, sd: float, alpha: float, margin: fl
 
 def sidak(alpha: float, family: int) -> float:
     """Returns the level of each of so many independent tests whose family-wise level is alpha."""
-    return 1 - (1 - alpha) ** (1 / max(1, family))
+    return 1 - float((1 - alpha) ** (1 / max(1, family)))
 
 
 def difference_power_t(n: int, effect: float, sd: float, alpha: float) -> float:
@@ -315,10 +315,10 @@ def _least(power_of: Callable[[int], float], power: float) -> int | None:
 
 
 def _climb(power_of: Callable[[int], float], power: float, floor: int, start: int | None) -> int | None:
-    """Finds the smallest n that reaches a power, from what the t test needs: sign flips need a few more, if any."""
+    """Finds the smallest n that reaches a power, from what the t test needs: sign flips need a few more or less."""
     if start is None:
         return None
-    n = max(floor, start - 1)
+    n = floor if start <= floor + COARSE + 1 else start - 1
     while power_of(n) < power:
         n += 1
     return n

@@ -207,6 +207,7 @@ def render(
     text = environment.get_template("report.md.j2").render(
         terms=terms, runs=runs, found=found, effects=effects, background=background, figures=figures, figure=figure,
         listing=listing, wording=wording, seeds=sorted(set(runs["seed"])),
+        written=written,
         facts={name: table.facts for name, table in written.items()},
         has=lambda name: len(written[name].frame) > 0,
         table=lambda name: tables.to_markdown(written[name]),

@@ -159,4 +159,4 @@ def flips(n: int, two_sided: bool) -> Floats:
 
 def _without_noise(differences: Floats) -> Floats:
     x = np.nan_to_num(np.asarray(differences, dtype=np.float64))
-    return np.where(np.abs(x) < RESOLUTION, 0.0, x)
+    return np.asarray(np.where(np.abs(x) < RESOLUTION, 0.0, x), dtype=np.float64)

@@ -123,8 +123,14 @@ def verdict_table(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Tabl
 
 def _without_empty(found: Table, *heads: str) -> Table:
     """Leaves out columns that say nothing."""
+
+    def says(value: Any) -> bool:
+        first = value[0] if isinstance(value, tuple) else value
+        return bool(first) and not (isinstance(first, float) and math.isnan(first))
+
     return replace(
-        found, frame=found.frame.drop(columns=[h for h in heads if h in found.frame and not found.frame[h].any()])
+        found,
+        frame=found.frame.drop(columns=[h for h in heads if h in found.frame and not found.frame[h].map(says).any()]),
     )
 
 
@@ -170,7 +176,7 @@ def tests(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
         }
         row |= {"sign-flip p": d.p_single, "t-test p": t, "TOST p": tost, "p (beyond margin)": d.p_beyond}
         rows.append({**row, "least margin": d.least_margin, "correlation": r, "unpaired seeds": unpaired})
-    return build("Effect sizes and unadjusted tests", rows)
+    return _without_empty(build("Effect sizes and unadjusted tests", rows), f"{at} BCa interval")
 
 
 def confounders(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
@@ -204,13 +210,14 @@ def errors(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
         exact = image_error(ours, theirs) if split == "test" else math.nan
         means = [100 * float(np.mean([row["metrics"][terms.metric] for row in own])) for own in (ours, theirs)]
         known, both = math.isfinite(exact), (math.nan, math.nan)
-        if known and (right := flags([*ours, *theirs])) is not None:
+        if known and not d.scored and (right := flags([*ours, *theirs])) is not None:
             both = inference.pigeonhole_interval(right[: len(ours)], right[len(ours) :], 1 - terms.alpha)
         row = {**subject, "difference": d.mean, "error over seeds": d.sd / math.sqrt(d.n)}
         row |= {"error over images": exact if known else difference_error_bound(means[0], means[1], images)}
         row |= {"estimate": "by image" if known else "upper bound", f"{terms.confidence} interval with both": both}
         rows.append(row)
-    return build("Sources of error", rows, images=images, split=split, worst=worst)
+    found_ = build("Sources of error", rows, images=images, split=split, worst=worst)
+    return _without_empty(found_, f"{terms.confidence} interval with both")
 
 
 def schemes(runs: pd.DataFrame, terms: Terms) -> Table:

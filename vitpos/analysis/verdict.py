@@ -140,13 +140,13 @@ def pair_up(
         failed = {s for v, s in lost if v == variant} - set(own.index)
         bad[variant] = sorted(failed | set(own.index[own["accuracy"].isna()]))
     scored = math.isfinite(chance) and all(2 * len(which) < len(seeds) for which in bad.values())
-    for (variant, which), own in zip(bad.items(), both, strict=True):
+    for who, which, own in zip(("the scheme", "the reference"), bad.values(), both, strict=True):
         if which:
             testable = scored
             how = f"scored at chance, {chance:g} %" if scored else "no verdict without it"
-            notes.append(f"{variant.label} failed or diverged with {_seeds(which)}: {how}")
+            notes.append(f"{who} failed or diverged with {_seeds(which)}: {how}")
         if missing := sorted(set(seeds) - set(own.index) - set(which)):
-            notes.append(f"no run of {variant.label} with {_seeds(missing)}")
+            notes.append(f"no run of {who} with {_seeds(missing)}")
         known = own["accuracy"].dropna()
         scores.append(pd.concat([known, pd.Series(chance, which)]) if scored and which else known)
     a, b = both

@@ -66,13 +66,13 @@ def _open(found: pd.DataFrame) -> str:
     needed = own[["needed_low", "needed_high"]].dropna(how="all")
     if len(needed):
         ends = [int(needed["needed_low"].min()), *needed["needed_high"].dropna().astype(int).tolist()]
-        more = f"{min(ends)} or more" if needed["needed_high"].isna().any() else span(ends)
-        parts.append(f" About {more} seeds would be needed in all; there are {span(own['n'])}.")
+        more = f"At least {min(ends)}" if needed["needed_high"].isna().any() else f"About {span(ends)}"
+        parts.append(f" {more} seeds would be needed in all; there are {span(own['n'])}.")
     return "".join(parts)
 
 
 def _share(own: pd.DataFrame, kind: str) -> str:
-    return f"{kind} in {int((own['verdict'] == kind).sum())} of {len(own)} settings"
+    return f"{kind} in {int((own['verdict'] == kind).sum())} of its {len(own)} settings"
 
 
 def _range(own: pd.DataFrame) -> str:
@@ -108,7 +108,9 @@ def warnings(
     if failures:
         lines.append(f"{plural(len(failures), 'run')} failed (see Caveats).")
     if missing:
-        lines.append(f"{plural(missing, 'planned run')} {'is' if missing == 1 else 'are'} missing.")
+        lines.append(
+            f"{plural(missing, 'planned run')} {'is' if missing == 1 else 'are'} missing: verdicts are preliminary."
+        )
     if bad := int(runs["accuracy"].isna().sum()):
         lines.append(f"{plural(bad, 'run')} {'has' if bad == 1 else 'have'} no finite {terms.metric_label}.")
     if len(found) and len(same := found[(found["n"] > 1) & (found["sd"] == 0)]):

@@ -1,12 +1,13 @@
 import pytest
+from rows import make_row as row
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from vitpos.analysis.tensorboard import write_curves
 from vitpos.errors import VitposError
+from vitpos.study.summary import write_curves
 
 
-def test_mean_low_and_high_over_seeds(row, tmp_path):
+def test_mean_low_and_high_over_seeds(tmp_path):
     rows = [row(p, s, 0.5 + 0.1 * s) for p in ("none", "x(a=1)") for s in range(3)]
     folder = write_curves(rows, tmp_path)
     assert sorted(p.name for p in folder.iterdir()) == ["none", "x_a=1"]
@@ -26,14 +27,14 @@ def test_mean_low_and_high_over_seeds(row, tmp_path):
     ]
 
 
-def test_rewriting_replaces_what_was_there(row, tmp_path):
+def test_rewriting_replaces_what_was_there(tmp_path):
     write_curves([row("old", 0, 0.5)], tmp_path)
     write_curves([row("a b", 0, 0.5), row("a:b", 0, 0.5)], tmp_path)  # the same slug
     assert sorted(p.name for p in (tmp_path / "tensorboard").iterdir()) == ["a_b-1", "a_b-2"]
     assert [p.name for p in tmp_path.iterdir()] == ["tensorboard"]
 
 
-def test_refusals(row, tmp_path):
+def test_refusals(tmp_path):
     with pytest.raises(VitposError, match="no finished runs"):
         write_curves([], tmp_path)
     (tmp_path / "file").write_text("")

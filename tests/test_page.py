@@ -5,14 +5,42 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from matplotlib.figure import Figure
 
-from vitpos.analysis.document import Document, Items, Listing, Picture, Section
-from vitpos.analysis.html import page
-from vitpos.analysis.tables import Table, names, numbers, texts
+from vitpos.page import page
+from vitpos.text import code, escape, paragraph
 
-EVIL = "</p><script>alert('x')</script> & \"quoted\" <img src=http://x>"
-VOID = {"meta", "img", "wbr", "br"}
+EVIL = "</p><script>alert('x')</script> & \"quoted\" <img src=http://x> [y](javascript:z) ![w](http://v) **s** _e_"
+VOID = {"meta", "img", "br"}
+MARKDOWN = f"""# {escape(EVIL)}
+
+{paragraph("# " + EVIL)}
+
+> **Answer** {escape(EVIL)}
+
+- {escape(EVIL)}
+
+## Part & 1?
+
+![{escape(EVIL)}](figures/p.png)
+
+*{escape(EVIL)}*
+
+| scheme | y | note |
+| --- | ---: | --- |
+| {code("a|b " + EVIL).replace("|", chr(92) + "|")} | −1.0 | {escape(EVIL)} |
+| `b` | 2.0 |  |
+
+````
+{EVIL}
+```
+````
+
+## Appendix
+
+### A fold
+
+- {code(EVIL)}
+"""
 
 
 class Tree(HTMLParser):
@@ -41,11 +69,7 @@ class Tree(HTMLParser):
 
 @pytest.fixture(scope="module")
 def text():
-    table = Table("t", EVIL, [names("scheme"), numbers("y"), texts("note")], [[EVIL, 1.0, EVIL], ["b", 2.0, ""]])
-    blocks = [EVIL, Items([EVIL]), Listing(EVIL), Picture("p", Figure(), EVIL, EVIL), table]
-    hidden = Table("h", "hidden", [names("h")], [["hidden"]], shown=False)
-    document = Document(EVIL, EVIL, EVIL, [Items([EVIL])], [Section("Part & 1?", [*blocks, hidden]), Section("No", ())])
-    return page(document, {"p": b"<svg xmlns='http://www.w3.org/2000/svg'/>"})
+    return page(EVIL, MARKDOWN, {"p": b"<svg xmlns='http://www.w3.org/2000/svg'/>"})
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +82,11 @@ def test_texts_of_users_stay_text(tree):
     assert len(tree.all("img")) == 1
     said = "".join(data for tag, data in tree.texts if tag != "style")
     assert (
-        said.count("alert('x')") == 11
-    )  # title twice, question, answer, lead, paragraph, item, listing, caption, cells
-    assert "hidden" not in said
+        said.count("alert('x')") == 10
+    )  # title, heading, question, answer, warning, caption, two cells, listing, item
+    assert said.count("**s** _e_") == 10
+    assert "a|b" in said
+    assert said.count("# </p>") == 1
 
 
 def test_nothing_is_loaded(text, tree):
@@ -79,23 +105,29 @@ def test_nothing_is_loaded(text, tree):
 def test_it_is_accessible(tree):
     assert tree.all("html") == [{"lang": "en"}]
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in tree.all("meta")
-    assert all(image["alt"] == EVIL for image in tree.all("img"))
+    assert [image["alt"] for image in tree.all("img")] == [EVIL]
     assert [th["scope"] for th in tree.all("th")] == ["col"] * 3 + ["row"] * 2
-    assert [tag for tag, _, _ in tree.found if tag in ("h1", "h2")] == ["h1", "h2"]
-    assert [a["href"] for a in tree.all("a")] == ["#part-1"]
-    assert tree.all("h2") == [{"id": "part-1"}]
-    assert tree.all("section") == [{"aria-labelledby": "part-1"}]
+    assert [tag for tag, _, _ in tree.found if tag in ("h1", "h2", "summary")] == ["h1", "h2", "h2", "summary"]
+    assert [a["href"] for a in tree.all("a")] == ["#part_1", "#appendix"]
+    assert [h2["id"] for h2 in tree.all("h2")] == ["part_1", "appendix"]
+    assert [section["aria-labelledby"] for section in tree.all("section")] == ["part_1", "appendix"]
+    assert tree.all("blockquote") == [{"class": "answer"}]
+    assert tree.all("ul")[0] == {"class": "warnings"}
 
 
 def test_what_is_wide_scrolls_in_a_box_of_its_own_that_the_keyboard_reaches(text, tree):
-    for tag in ("table", "img"):
-        (inside,) = (path for name, _, path in tree.found if name == tag)
-        assert inside[-1] == "div"
-    boxes = [div for div in tree.all("div") if "scroll" in div.get("class", "")]
-    assert len(boxes) == 2
-    assert all((box["tabindex"], box["role"]) == ("0", "region") and box["aria-label"] for box in boxes)
+    (inside,) = (path for name, _, path in tree.found if name == "table")
+    assert inside[-1] == "div"
+    (box,) = tree.all("div")
+    assert (box["class"], box["tabindex"], box["role"], box["aria-label"]) == (
+        "scroll",
+        "0",
+        "region",
+        "Table: scheme, y, note",
+    )
     assert re.search(r"\.scroll \{[^}]*overflow-x: auto", text)
     assert tree.all("pre") == [{"tabindex": "0"}]
+    assert [path[-2:] for name, _, path in tree.found if name in ("img", "figcaption")] == [("section", "figure")] * 2
 
 
 def colours(text, dark):

@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import vitpos
-from vitpos.analysis import style
-from vitpos.analysis.statistics import Variant
+from vitpos import style
+from vitpos.analysis.runs import Variant
 
 
 def looks(*positions):
-    return style.styles([Variant(position) for position in positions])
+    return style.styles({position: Variant(position).kind for position in positions})
 
 
 def test_a_scheme_has_one_colour_in_every_study():
@@ -21,11 +21,6 @@ def test_a_scheme_has_one_colour_in_every_study():
     assert among["learned"] == alone == style.Style("#0072B2", "-", "o")
     assert looks("mine.py:Mine", "none")["mine.py:Mine"] == among["mine.py:Mine"]
     assert looks("none")["none"].colour == style.GREY
-
-
-def test_the_settings_of_a_variant_do_not_change_its_look():
-    variants = [Variant("learned", (("model.depth", str(depth)),)) for depth in range(3)]
-    assert style.styles(variants) == looks("learned")
 
 
 def test_options_of_a_kind_differ_by_line_and_marker_and_its_default_is_solid():
@@ -81,7 +76,8 @@ def test_colours_that_any_reader_confounds_have_unlike_markers():
 
 
 def drawing():
-    figure = style.make(2, "a title", "a caption", [(style.handle(style.Style("red", "-", "o")), "a label")])
+    figure = Figure((style.WIDTH, 2))
+    figure.suptitle("a title")
     figure.add_subplot().imshow(np.eye(3), interpolation="none")
     figure.axes[0].fill_between([0, 1], [0, 1], clip_on=True)
     return figure
@@ -97,7 +93,7 @@ def test_files_are_png_and_svg_and_the_same_each_time(tmp_path, capsys):
         assert image.width == 1200
         assert "Software" not in image.info
     text = (tmp_path / "one" / "a.b.svg").read_text()
-    assert ">a caption</text>" in text
+    assert ">a title</text>" in text
     assert "Verdana" in text
     assert "<dc:date>" not in text
     assert "Matplotlib" not in text
@@ -126,25 +122,6 @@ def test_saving_leaves_the_settings_of_matplotlib(tmp_path):
 )
 def test_long_labels_break_where_it_reads_well(label, lines):
     assert style.wrap(label, 30).split("\n") == lines
-
-
-@pytest.mark.parametrize(
-    ("metric", "words"), [("val/accuracy", "validation accuracy"), ("train/loss", "training loss")]
-)
-def test_metrics_in_words(metric, words):
-    assert style.words(metric) == words
-
-
-def test_settings_in_words_and_in_order():
-    values = ["b", "10", "None", "9.5", "a"]
-    assert sorted(values, key=lambda value: style.by_value([("k", value)])) == ["None", "9.5", "10", "a", "b"]
-    said = style.setting((("model.depth", "3"), ("position.scale", "None"))).replace("\N{NO-BREAK SPACE}", " ")
-    assert said == "model.depth = 3, position.scale = default"
-
-
-def test_numbers_in_words():
-    assert [style.span(n) for n in ([], [3, 3], [5, 2, 3])] == ["0", "3", "2 to 5"]
-    assert [style.count(n, "seed") for n in (0, 1, 2)] == ["0 seeds", "1 seed", "2 seeds"]
 
 
 def test_text_on_a_colour_is_seen():
