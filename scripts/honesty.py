@@ -32,6 +32,7 @@ from simulated import (
     differs_holm,
     equivalent,
     generator,
+    hierarchical,
     indicated,
     looking_again,
     moderated_t,
@@ -184,7 +185,9 @@ def alternatives(studies: int) -> str:
         "Dunnett, pooled deviation": (pooled_dunnett, 0),
         "moderated t (limma), Holm": (moderated_t, 0),
         "Bayes, flat prior: sign, P > .975": (bayes_sign, 0),
+        "Bayes, hierarchical: sign, P > .975": (partial(bayes_sign, of=hierarchical), 0),
         "Bayes, flat prior: equivalence, P > .95, all at the margin": (bayes_rope, MARGIN),
+        "Bayes, hierarchical: the same": (partial(bayes_rope, of=hierarchical), MARGIN),
     }
     rows = []
     for name, (shown, true) in ways.items():
