@@ -144,7 +144,7 @@ def moderated_t(d: Floats) -> Shown:
     prior = 2 * half
     center = np.exp(e.mean(axis=-1, keepdims=True) + special.digamma(half) - np.log(half))
     shrunk = (prior * center + free * variance) / (prior + free)
-    p = 2 * stats.t.sf(np.abs(d.mean(axis=-1)) / np.sqrt(shrunk / n), prior + free)
+    p = 2 * stats.t.sf(np.abs(d.mean(axis=-1)) / np.sqrt(shrunk / n), np.minimum(prior + free, d.shape[1] * free))
     return np.asarray(inference.adjust(p, "holm") <= ALPHA)
 
 
