@@ -272,8 +272,9 @@ def report(n: int) -> str:
         "valid.",
         looks(n),
         "## Where the promise does not hold",
-        "*Skewed candidates, hardly varying reference.* Differences are then skewed and not symmetric. No test of "
-        "so few seeds is right about means there. A verdict then says that runs differ in distribution.",
+        "*Skewed runs of unequal spread.* If runs are skewed and a candidate varies much more or less than the "
+        "reference, differences are skewed and not symmetric, and no test of so few seeds is right about means. A "
+        "verdict then says that runs differ in distribution. The worst case is a reference that hardly varies.",
         errors(SKEWED, differs, n),
         "*Seeds of two batches* (two commits, two machines) that schemes react to. Seeds of a batch are then not "
         "independent. More seeds make it worse.",

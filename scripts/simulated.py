@@ -59,11 +59,11 @@ LIKE = {f"{shape} runs": world(shape) for shape in SHAPES}
 UNLIKE = {
     "coarse accuracies: a deviation of one image": world(grid=SD),
     "deviations of candidates 1:16": world(spread=16),
-    "deviations 1:16, exponential": world("exponential", spread=16),
     "a noisy reference (4 times)": world(reference=4),
     "a quiet reference (1/10)": world(reference=0.1),
 }
 SKEWED = {
+    "deviations of candidates 1:16, exponential": world("exponential", spread=16),
     "a quiet reference (1/10), exponential": world("exponential", reference=0.1),
     "a quiet reference (1/10), lognormal": world("lognormal", reference=0.1),
 }
