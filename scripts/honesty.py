@@ -32,6 +32,7 @@ from simulated import (
     differs_holm,
     equivalent,
     generator,
+    hierarchical,
     indicated,
     looking_again,
     moderated_t,
@@ -184,7 +185,9 @@ def alternatives(studies: int) -> str:
         "Dunnett, pooled deviation": (pooled_dunnett, 0),
         "moderated t (limma), Holm": (moderated_t, 0),
         "Bayes, flat prior: sign, P > .975": (bayes_sign, 0),
+        "Bayes, hierarchical: sign, P > .975": (partial(bayes_sign, of=hierarchical), 0),
         "Bayes, flat prior: equivalence, P > .95, all at the margin": (bayes_rope, MARGIN),
+        "Bayes, hierarchical: the same": (partial(bayes_rope, of=hierarchical), MARGIN),
     }
     rows = []
     for name, (shown, true) in ways.items():
@@ -269,8 +272,9 @@ def report(n: int) -> str:
         "valid.",
         looks(n),
         "## Where the promise does not hold",
-        "*Skewed candidates, hardly varying reference.* Differences are then skewed and not symmetric. No test of "
-        "so few seeds is right about means there. A verdict then says that runs differ in distribution.",
+        "*Skewed runs of unequal spread.* If runs are skewed and a candidate varies much more or less than the "
+        "reference, differences are skewed and not symmetric, and no test of so few seeds is right about means. A "
+        "verdict then says that runs differ in distribution. The worst case is a reference that hardly varies.",
         errors(SKEWED, differs, n),
         "*Seeds of two batches* (two commits, two machines) that schemes react to. Seeds of a batch are then not "
         "independent. More seeds make it worse.",

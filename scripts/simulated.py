@@ -59,11 +59,11 @@ LIKE = {f"{shape} runs": world(shape) for shape in SHAPES}
 UNLIKE = {
     "coarse accuracies: a deviation of one image": world(grid=SD),
     "deviations of candidates 1:16": world(spread=16),
-    "deviations 1:16, exponential": world("exponential", spread=16),
     "a noisy reference (4 times)": world(reference=4),
     "a quiet reference (1/10)": world(reference=0.1),
 }
 SKEWED = {
+    "deviations of candidates 1:16, exponential": world("exponential", spread=16),
     "a quiet reference (1/10), exponential": world("exponential", reference=0.1),
     "a quiet reference (1/10), lognormal": world("lognormal", reference=0.1),
 }
@@ -119,14 +119,16 @@ def wrong_in_both(studies: int, m: int, n: int) -> float:
 
 
 def pooled_dunnett(d: Floats) -> Shown:
-    """Dunnett's test (1955) with one pooled deviation, single step, its critical value simulated."""
-    m, n = d.shape[1:]
-    rng = generator("dunnett", m, n)
-    mean = rng.standard_normal((20_000, m)) + rng.standard_normal((20_000, 1))
-    pooled = np.sqrt(rng.chisquare((m + 1) * (n - 1), 20_000) / ((m + 1) * (n - 1)))
-    critical = np.quantile(np.abs(mean / math.sqrt(2)).max(axis=1) / pooled, 1 - ALPHA)
-    sd = np.sqrt(d.var(axis=-1, ddof=1).mean(axis=-1, keepdims=True))
-    return np.asarray(np.abs(d.mean(axis=-1)) * math.sqrt(n) / sd > critical)
+    """Dunnett's test (1955) with one deviation for all schemes, seeds as blocks; its critical value is simulated."""
+    studies, m, n = d.shape
+    free, rng = m * (n - 1), generator("dunnett", m, n)
+    mean = (rng.standard_normal((50_000, m)) - rng.standard_normal((50_000, 1))) / math.sqrt(2)
+    critical = np.quantile(np.abs(mean).max(axis=1) / np.sqrt(rng.chisquare(free, 50_000) / free), 1 - ALPHA)
+    runs = np.concatenate((d, np.zeros((studies, 1, n))), axis=1)  # seeds are taken out below, so a reference of 0 does
+    rest = runs - runs.mean(axis=1, keepdims=True) - runs.mean(axis=2, keepdims=True)
+    rest += runs.mean(axis=(1, 2), keepdims=True)
+    sd = np.sqrt(2 * (rest**2).sum(axis=(1, 2)) / free)
+    return np.asarray(np.abs(d.mean(axis=-1)) * math.sqrt(n) / sd[:, None] > critical)
 
 
 def moderated_t(d: Floats) -> Shown:
@@ -142,7 +144,7 @@ def moderated_t(d: Floats) -> Shown:
     prior = 2 * half
     center = np.exp(e.mean(axis=-1, keepdims=True) + special.digamma(half) - np.log(half))
     shrunk = (prior * center + free * variance) / (prior + free)
-    p = 2 * stats.t.sf(np.abs(d.mean(axis=-1)) / np.sqrt(shrunk / n), prior + free)
+    p = 2 * stats.t.sf(np.abs(d.mean(axis=-1)) / np.sqrt(shrunk / n), np.minimum(prior + free, d.shape[1] * free))
     return np.asarray(inference.adjust(p, "holm") <= ALPHA)
 
 
@@ -154,14 +156,28 @@ def posterior(d: Floats, low: float, high: float) -> Floats:
     )
 
 
-def bayes_sign(d: Floats) -> Shown:
+def bayes_sign(d: Floats, of: Callable[..., Floats] = posterior) -> Shown:
     """Decides a sign where its posterior probability is above .975."""
-    return np.asarray(np.abs(posterior(d, -np.inf, 0) - 0.5) > 0.475)
+    return np.asarray(np.abs(of(d, -np.inf, 0) - 0.5) > 0.475)
 
 
-def bayes_rope(d: Floats) -> Shown:
+def bayes_rope(d: Floats, of: Callable[..., Floats] = posterior) -> Shown:
     """Decides equivalence where the posterior probability of a mean within the margin (ROPE) is above .95."""
-    return np.asarray(posterior(d, -MARGIN, MARGIN) > 0.95)
+    return np.asarray(of(d, -MARGIN, MARGIN) > 0.95)
+
+
+def hierarchical(d: Floats, low: float, high: float) -> Floats:
+    """The same with a normal prior for the means, whose centre and deviation are estimated (on a grid)."""
+    m, n = d.shape[1:]
+    mean, error = d.mean(axis=-1)[:, None], d.var(axis=-1, ddof=1).mean(axis=-1)[:, None, None] / n  # (studies, 1, m)
+    total = error + np.linspace(0, 4 * MARGIN, 41)[:, None] ** 2  # (studies, deviations of means, 1)
+    centre = mean.mean(axis=-1, keepdims=True)
+    weight = -(m - 1) / 2 * np.log(total) - ((mean - centre) ** 2).sum(axis=-1, keepdims=True) / (2 * total)
+    weight = special.softmax(weight, axis=1)
+    shrink = error / total
+    middle, width = shrink * centre + (1 - shrink) * mean, np.sqrt((1 - shrink) * error + shrink**2 * total / m)
+    inside = stats.norm.cdf((high - middle) / width) - stats.norm.cdf((low - middle) / width)
+    return np.asarray((weight * inside).sum(axis=1))
 
 
 # Numbers of more than one step

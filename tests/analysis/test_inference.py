@@ -84,6 +84,16 @@ def test_too_few_seeds_not_shown_and_not_judged_are_told_apart():
     assert found["needed_low"][1] is None
 
 
+@pytest.mark.parametrize("rule", ["fixed", "settled"])
+@pytest.mark.parametrize("correction", ["max_t", "holm"])
+def test_a_study_of_which_nothing_can_be_judged(rule, correction):
+    found = judge(np.full((2, 6), np.nan), margin=1.0, alpha=0.05, rule=rule, correction=correction)
+    assert found["reason"].tolist() == ["not judged"] * 2
+    assert found[["mean", "sd", "p", "p_equivalence", "p_beyond", "p_single", "least_margin"]].isna().all(axis=None)
+    half = judge(np.vstack((study(8)[3:], np.full((1, 8), np.nan))), margin=1.0, alpha=0.05, rule=rule)
+    assert half["verdict"].tolist() == ["better", "worse", "undecided"]
+
+
 def test_what_is_lacking_keeps_its_share_of_alpha():
     d = study(6)[2:]
     alone = judge(d, margin=1.0, alpha=0.05)

@@ -91,7 +91,7 @@ def bet_tests(differences: Floats, margin: float, family: int | None = None) -> 
     near, far = (bets(two_hypotheses(d, side * margin), two_sided=False) for side in (1, -1))
     near = np.minimum(near[..., :m, :], near[..., m:, :]) if margin else np.zeros_like(d)
     tested = np.isfinite(d).any(axis=-1, keepdims=True)
-    share = tested.sum(axis=-2, keepdims=True) / max(family or m, m)
+    share = np.maximum(tested.sum(axis=-2, keepdims=True), 1) / max(family or m, m)
 
     def closed(e: Floats) -> Floats:
         # a comparison without a seed is left out of the mean of all by an e-value that no mean is lowered by

@@ -22,7 +22,7 @@ RESOLUTION = 1e-4
 EXACT_SEEDS = 14
 """With up to so many seeds all flips are counted; with more, 2^14 are drawn, the same each time."""
 _DRAWN = 2**14
-_TABLE = 2**21  # numbers held at once
+_TABLE = 2**17  # numbers held at once
 
 
 def least_p(pairs: int, sides: int = 2) -> float:
@@ -63,13 +63,16 @@ def max_t(differences: Floats, *, two_sided: bool = True) -> Floats:
         t = unit[part] @ signs  # (studies, m, flips), the observed signs first
         if two_sided:
             np.abs(t, out=t)
-        found = t[..., :1].copy()
+        found = t[..., 0].copy()
         t += tie[part]
-        order = np.argsort(-found, axis=1, kind="stable")
-        t = np.take_along_axis(t, order, axis=1)
-        np.maximum.accumulate(t[:, ::-1], axis=1, out=t[:, ::-1])  # the largest of those not yet rejected
-        share = (t >= np.take_along_axis(found, order, axis=1)).mean(axis=-1)
-        np.put_along_axis(p[part], order[..., 0], np.maximum.accumulate(share, axis=1), axis=1)
+        order, studies = np.argsort(-found, axis=1, kind="stable"), np.arange(len(t))
+        rest = np.full((len(t), signs.shape[1]), -np.inf)
+        for rank in reversed(range(m)):
+            row = order[:, rank]
+            np.maximum(rest, t[studies, row], out=rest)  # the largest of those not yet rejected
+            p[start + studies, row] = np.count_nonzero(rest >= found[studies, row, None], axis=1) / signs.shape[1]
+        ranked = np.maximum.accumulate(np.take_along_axis(p[part], order, axis=1), axis=1)
+        np.put_along_axis(p[part], order, ranked, axis=1)
     return p.reshape(*lead, m)
 
 
@@ -150,7 +153,7 @@ def two_hypotheses(differences: Floats, margin: float) -> Floats:
 def flips(n: int, two_sided: bool) -> Floats:
     """Returns flips of n seeds, (n, flips), the identity first; half of them where T and -T count the same."""
     if n > EXACT_SEEDS:
-        drawn = np.random.default_rng(0).integers(0, 2, (n, _DRAWN)) * 2.0 - 1
+        drawn = np.random.default_rng(0).choice(np.array([-1.0, 1.0]), (n, _DRAWN))
         drawn[:, 0] = 1
         return drawn
     free = max(n - two_sided, 0)
