@@ -149,7 +149,8 @@ def draw(
     written: Mapping[str, Table],
 ) -> dict[str, Figure]:
     """Draws all pictures by the name of their files, without those that have nothing to show."""
-    looks = style.styles({v.position: v.kind for v in runs["variant"]})
+    variants = [*runs["variant"], *(found["candidate"] if len(found) else ())]  # of some no run may be done
+    looks = style.styles({v.position: v.kind for v in variants})
     at = breakdowns.by_setting(runs, found)
     drawn = {
         "forest": pictures.forest(found, terms, looks),
