@@ -340,7 +340,7 @@ def pareto(table: Table, terms: Terms, looks: Looks) -> Figure | None:
             axes.plot([x, x], [s.low, s.high], color=looks[position].colour, linewidth=1.6, alpha=0.6)
             _mark(axes, x, s.mean, looks[position])
         style.plain(axes)
-        digits = 2 if spread > 0.05 else 3
+        digits = 3 if 0 < spread <= 0.05 else 2
         axes.xaxis.set_major_formatter(lambda x, _, digits=digits: f"{x:.{digits}f}x")
         axes.xaxis.set_major_locator(
             MaxNLocator(6 // columns + 1, steps=[1, 2, 5, 10]) if spread else FixedLocator([1.0])

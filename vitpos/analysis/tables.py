@@ -136,8 +136,8 @@ def _without_empty(found: Table, *heads: str) -> Table:
 
 def detail(d: Any) -> str:
     """Returns what belongs to a verdict: its reason, whether it exceeds the margin, and what is merely indicated."""
-    indicated = f"indicated, if differences are normal: {d.indicated}" if d.indicated else ""
-    return "; ".join(filter(None, [d.reason, "by more than the margin" if d.beyond else "", indicated]))
+    indicated = f"indicated: {d.indicated}" if d.indicated else ""
+    return "; ".join(filter(None, [d.reason, "beyond the margin" if d.beyond else "", indicated]))
 
 
 def needed(d: Any) -> str:
