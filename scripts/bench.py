@@ -128,8 +128,8 @@ def main() -> None:
         growth.draw(points, peak, options.output / "growth.png")
         print("\n".join(lines))
         text += [*lines, "", "![Cost of training](growth.png)"]
-    (options.output / "bench.md").write_text("# Training speed\n\n" + "\n".join(text) + "\n")
-    (options.output / "bench.json").write_text(json.dumps(record, indent=1) + "\n")
+    (options.output / "bench.md").write_text("# Training speed\n\n" + "\n".join(text) + "\n", encoding="utf-8")
+    (options.output / "bench.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"written to {options.output}")
 
 

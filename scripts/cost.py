@@ -63,8 +63,8 @@ def main() -> None:
             f"| {min(found):.2f} to {max(found):.2f} | {1 / statistics.median(found):.0%} |"
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text("\n".join(lines) + "\n")
-    print(options.out.read_text())
+    options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(options.out.read_text(encoding="utf-8"))
 
 
 def operations(model: torch.nn.Module) -> int:

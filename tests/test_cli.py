@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from vitpos.cli import main
+from vitpos.cli import main, parser
 from vitpos.study import plan
 from vitpos.study.results import Results
 
@@ -153,10 +153,12 @@ def test_unwritable_folder_of_a_run(refused, folder):
 
 def test_full_disk_ends_a_run_with_one_line(refused, monkeypatch):
     def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device", "run/last.ckpt")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", full)
-    refused(*FIT, expected=["run/last.ckpt: No space left on device"])
+    monkeypatch.setattr("vitpos.train.checkpoint.os.fsync", full)
+    there = ["--trainer.default_root_dir", "run"]
+    refused(*FIT, *there, expected=["run/last.ckpt: No space left on device"])
+    assert not [*Path("run").glob("*.part"), *Path("run").glob("*.ckpt")]
 
 
 def test_fit_then_go_on_then_validate(refused, capsys):
@@ -226,7 +228,24 @@ def test_interrupted_fit_says_how_to_go_on(monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGINT, before)
     error = capsys.readouterr().err
-    assert error == "vitpos: interrupted; the same command with --ckpt_path last goes on where this one stopped\n"
+    assert re.fullmatch(
+        r"vitpos: interrupted; .* --ckpt_path last goes on after the last finished epoch, if .*\n", error
+    )
+
+
+def test_home_folder_in_every_path(folder, monkeypatch, capsys):
+    """Without a shell that expands it: ``--option=~/x``, and in a config."""
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    assert main([*FIT, "--trainer.default_root_dir=~/run"]) == 0
+    assert (folder / "home" / "run" / "last.ckpt").is_file()
+    assert main(["validate", "--data.name", "digits", "--ckpt_path=~/run/last.ckpt"]) == 0
+    assert main(["show", "learned", "--out=~/learned.png"]) == 0
+    assert (folder / "home" / "learned.png").is_file()
+    assert main(["fit", "--data.name", "folder", "--data.root=~/pictures"]) == 2
+    assert f"no class folders in {folder}/home/pictures" in capsys.readouterr().err
+    options = parser().parse_args(["study", "status", "~/x.yaml", "--results=~/y"])
+    assert (options.file, options.results) == (folder / "home" / "x.yaml", folder / "home" / "y")
+    assert not (folder / "~").exists()
 
 
 @pytest.mark.parametrize(

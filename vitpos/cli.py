@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vitpos.commands import add_scheme_commands
-from vitpos.errors import VitposError, unknown
+from vitpos.errors import VitposError, unknown, visible
+from vitpos.paths import expand
 
 TRAINER = {
     "fit": "train one ViT with one position scheme",
@@ -29,6 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if args is None else args)
     try:
+        settle_environment()
         if words and words[0] in TRAINER:
             from vitpos.train.cli import command as train
 
@@ -41,12 +46,29 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"vitpos: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"vitpos: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        print(visible(f"vitpos: error: {error.filename or 'output'}: {error.strerror or error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        way = "with --ckpt_path last" if words and words[0] in TRAINER else "again"
-        print(f"vitpos: interrupted; the same command {way} goes on where this one stopped", file=sys.stderr)
+        way = "again goes on where this one stopped"
+        if words and words[0] in TRAINER:
+            way = "with --ckpt_path last goes on after the last finished epoch, if there is one"
+        print(f"vitpos: interrupted; the same command {way}", file=sys.stderr)
         return 130
+
+
+def settle_environment() -> None:
+    """Makes this process and its workers independent of what the shell, a notebook or a locale has set.
+
+    Raises:
+        VitposError: The system is Windows.
+    """
+    if importlib.util.find_spec("resource") is None:
+        raise VitposError("the command vitpos runs on Linux and macOS; on Windows, run it in WSL")
+    os.environ["MPLBACKEND"] = "Agg"  # a notebook's backend need not be installed here, and nothing is shown
+    os.environ.setdefault("PYTHONIOENCODING", ":backslashreplace")  # of the workers
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where the locale lacks a letter of a name
 
 
 class Parser(argparse.ArgumentParser):
@@ -88,8 +110,8 @@ def parser() -> argparse.ArgumentParser:
         "report": "write report.md and the figures from the results there are",
     }.items():
         sub = actions.add_parser(action, help=text, description=text)
-        sub.add_argument("file", type=Path, help="study file, such as configs/studies/quickstart.yaml")
-        sub.add_argument("--results", type=Path, default=Path("results"), help="folder of results (%(default)s)")
+        sub.add_argument("file", type=expand, help="study file, such as configs/studies/quickstart.yaml")
+        sub.add_argument("--results", type=expand, default=Path("results"), help="folder of results (%(default)s)")
         sub.add_argument("--leave-old", action="store_true", help="leave out results of an earlier study file")
         if action == "plan":
             sub.add_argument("--sd", type=float, help="deviation of paired differences in points (else measured)")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitpos.errors import VitposError
+from vitpos.paths import expand
 
 if TYPE_CHECKING:
     from vitpos.positions import Geometry, PositionEmbedding
@@ -36,7 +37,7 @@ def add_scheme_commands(commands: argparse._SubParsersAction[Any]) -> None:
     show.add_argument("--embed-dim", type=int, help="width of a token (192)")
     show.add_argument("--num-heads", type=int, help="attention heads of a block (3)")
     show.add_argument("--depth", type=int, help="blocks (12)")
-    show.add_argument("--out", type=Path, help="PNG file, an SVG beside it (the scheme as a name, here)")
+    show.add_argument("--out", type=expand, help="PNG file, an SVG beside it (the scheme as a name, here)")
     show.set_defaults(command=show_command)
 
 

@@ -20,6 +20,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from vitpos.errors import visible
 from vitpos.text import write_whole
 
 WIDTH = 8.0
@@ -127,7 +128,7 @@ def plain(axes: Axes) -> None:
 def wrap(label: str, width: int) -> str:
     """Breaks a label that is too long: after spaces and slashes, before options and names, at worst anywhere."""
     lines = [""]
-    for part in re.split(r"(?<=[ /])|(?=[(+:])", label.replace("$", r"\$")):  # a lone $ would start a formula
+    for part in re.split(r"(?<=[ /])|(?=[(+:])", visible(label).replace("$", r"\$")):  # a lone $ would start a formula
         if len((lines[-1] + part).rstrip(" ")) > width:
             lines.append("")
         pieces = [part[i : i + width] for i in range(0, len(part), width)]

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from vitpos.errors import visible
+
 _SPECIAL = re.compile(r"([\\`*\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 
@@ -86,7 +88,7 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequenc
 
 def escape(text: object) -> str:
     """Escapes text so that Markdown shows it as it stands, in one line."""
-    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = " ".join(visible(str(text)).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(r"\\\1", line)
 
 
@@ -97,7 +99,7 @@ def paragraph(text: object) -> str:
 
 def code(text: object) -> str:
     """Marks text as code; line breaks become spaces, and backticks, which would end it, apostrophes."""
-    return f"`{' '.join(str(text).split()).replace('`', chr(39)) or ' '}`"
+    return f"`{' '.join(visible(str(text)).split()).replace('`', chr(39)) or ' '}`"
 
 
 def minus(text: str) -> str:

@@ -95,3 +95,12 @@ def test_rows_of_an_earlier_version(committed):
     assert confounds(committed("sinusoidal_2d(temperature=100)"), committed("sinusoidal_2d")) == [
         "temperature 100 against 10000"
     ]
+
+
+def test_what_a_row_names_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("notes.py").write_text("open('ran', 'w')")
+    monkeypatch.setattr("vitpos.positions.text.installed", lambda: 1 / 0)  # nor is an installed package looked for
+    row = make("notes.py:X(size=1)+elsewhere")
+    assert confounds([row], [make("notes.py:X(size=2)+elsewhere")]) == ["size of notes.py:X 1 against 2"]
+    assert not Path("ran").exists()

@@ -149,3 +149,13 @@ def test_latex():
     )
     assert lines[5].endswith(r" & $-1.23$ & $[-2.00, +3.00]$ & $<0.001$ & $12{,}345$ \\")
     assert lines[-1] == r"\end{tabular}"
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [("=1+1", "'=1+1"), ("@SUM(A1)", "'@SUM(A1)"), ("+A1", "'+A1"), ("-A1", "'-A1"), ("  =1", "'  =1"), ("-", "-"),
+     ("-0.5", "-0.5"), ("+1.5e-3", "+1.5e-3"), ("learned+cpe", "learned+cpe"), ("a\x1b[31m", "a\\x1b[31m")],
+)  # fmt: skip
+def test_no_cell_of_a_csv_is_a_formula(text, cell):
+    header, first = csv.reader(io.StringIO(tables.to_csv(tables.build("t", [{text: text, "note": text}]))))
+    assert (header[0], first) == (cell, [cell, cell])

@@ -1,7 +1,8 @@
 import re
 
+import faulty_hooks
+import faulty_models
 import pytest
-import test_faults as faults
 
 from vitpos import checks
 from vitpos.checks import export, hooks, model
@@ -22,7 +23,7 @@ def few(monkeypatch):
 
 @pytest.mark.usefixtures("few")
 def test_a_line_for_each_check(capsys):
-    register("faulty")(faults.Unused)
+    register("faulty")(faulty_models.Unused)
     assert main(["check", "faulty(slope=0.2)", "--fast"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[:-1] == [
@@ -30,9 +31,45 @@ def test_a_line_for_each_check(capsys):
         f"shapes            ok       {hooks.shapes.__doc__}",
         f"by offset         ok       {hooks.by_offset.__doc__.splitlines()[0]}",
         "gradients         FAILED   no prefix: pos_embed.more receives no gradient",
+        f"                           ({model.gradients.__doc__})",
         "onnx              skipped  slow, left out by --fast",
     ]
     assert re.fullmatch(r"2 ok, 1 FAILED, 1 skipped in \d+ s", lines[-1])
+
+
+@pytest.mark.parametrize(
+    ("cls", "failed"),
+    [
+        (faulty_hooks.Token, "defined           FAILED   faulty overrides no hook"),
+        (
+            faulty_hooks.NoLayer,
+            "shapes            FAILED   grid 4 x 6, float64, layer 0: TypeError: NoLayer.tokens() takes 3",
+        ),
+        (
+            faulty_hooks.QueriesOnly,
+            "shapes            FAILED   grid 4 x 6, float64, layer 0: rotate: expected queries and keys",
+        ),
+    ],
+)
+def test_a_mistake_that_fails_all_is_said_once(cls, failed, capsys):
+    register("faulty")(cls)
+    assert main(["check", "faulty"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("FAILED   ") == 1
+    assert failed in out
+    *_, others, counts = out.splitlines()
+    assert others == "all others        skipped  until this holds"
+    assert re.search(rf", 1 FAILED, {len(checks.FAST) + len(checks.SLOW) - out.count(' ok  ') - 1} skipped in", counts)
+
+
+def test_an_error_of_one_line_is_said_once(capsys, monkeypatch):
+    monkeypatch.setattr(checks, "FAST", (hooks.shapes, model.another_grid, model.input_size, model.intermediates))
+    register("faulty")(faulty_models.InModelsOnly)
+    assert main(["check", "faulty", "--fast"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("FAILED   ") == 1
+    assert "(the error of another grid in input size, intermediates too)" in out
+    assert "1 ok, 3 FAILED, 2 skipped" in out
 
 
 @pytest.mark.usefixtures("few")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from parquet_files import write_parquet
 
-from vitpos.data import cifar, sources
+from vitpos.data import cifar, images, sources
 
 COUNTS = {"train": 200, "test": 40}
 
@@ -17,6 +17,7 @@ COUNTS = {"train": 200, "test": 40}
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VITPOS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sources, "_memo", {})
+    images.say.cache_clear()
 
 
 @pytest.fixture

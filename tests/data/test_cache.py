@@ -59,6 +59,22 @@ def test_changed_time_is_enough(parquet, decoded):
     assert len(decoded) == 3
 
 
+def test_contents_of_equal_size_and_time_are_read_again(parquet, pixels):
+    """As tar with fixed times, rsync -t and cp -p leave them; once written in place, once renamed."""
+    file = parquet / "cifar10/test-00000-of-00001.parquet"
+    first, old = load("cifar10", parquet), file.stat()
+    content = bytearray(file.read_bytes())
+    label = content.rindex(bytes(pixels["test"][1][-1:].astype("<i8").tobytes()))
+    for way in ("in place", "by a rename"):
+        content[label] ^= 1
+        target = file if way == "in place" else file.with_name("new")
+        target.write_bytes(content)
+        os.utime(target, ns=(old.st_atime_ns, old.st_mtime_ns))
+        target.rename(file)
+        assert (file.stat().st_size, file.stat().st_mtime_ns) == (old.st_size, old.st_mtime_ns)
+        assert (load("cifar10", parquet).fingerprint == first.fingerprint) == (way == "by a rename")
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "pickle", "empty"])
 def test_damaged_cache_is_rewritten(parquet, decoded, caplog, damage):
     first = load("cifar10", parquet)
@@ -104,6 +120,25 @@ def test_full_disk_leaves_nothing_behind(parquet, monkeypatch, caplog):
     assert list(cache.folder().iterdir()) == []
 
 
+def test_interrupt_leaves_nothing_behind_and_old_remains_are_removed(parquet, monkeypatch):
+    def savez(file, **arrays):
+        file.write(b"the first half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.np, "savez", savez)
+        with pytest.raises(KeyboardInterrupt):
+            load("cifar10", parquet)
+    assert list(cache.folder().iterdir()) == []
+    killed, busy = (cache.folder() / f".cifar10-0.npz.{name}.tmp" for name in ("killed", "busy"))
+    killed.touch()
+    os.utime(killed, (0, 0))
+    busy.touch()
+    load("cifar10", parquet)
+    assert busy.exists()
+    assert not killed.exists()
+
+
 def test_bad_data_is_not_cached(parquet):
     file = parquet / "cifar10/train-00000-of-00002.parquet"
     content = file.read_bytes()
@@ -116,9 +151,11 @@ def test_bad_data_is_not_cached(parquet):
 
 def test_folder(monkeypatch, tmp_path):
     assert cache.folder() == tmp_path / "cache"
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("VITPOS_CACHE", "~/images")
+    assert str(cache.folder()) == "/home/someone/images"
     monkeypatch.delenv("VITPOS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     assert str(cache.folder()) == "/x/vitpos"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/someone")
     assert str(cache.folder()) == "/home/someone/.cache/vitpos"

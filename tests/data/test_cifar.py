@@ -1,3 +1,4 @@
+import io
 import pickle
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torchvision.datasets
 from parquet_files import encode, write_parquet
+from PIL import Image
 
 from vitpos.data import cifar
 from vitpos.data.sources import load
@@ -84,6 +86,18 @@ def test_parquet_with_another_number_of_images(parquet, pixels):
     images, labels = pixels["train"]
     write_parquet(parquet / TRAIN, images[71:], labels[71:])
     refused(parquet, rf"\S+/cifar10/train-00000-of-00002\.parquet, \S+/{TRAIN}: 199 images, not 200")
+
+
+def test_parquet_images_of_16_bits_or_with_alpha(parquet, pixels):
+    images, labels = pixels["test"]
+    clear = Image.new("LA", (32, 32), (255, 0))
+    deep = Image.fromarray(images[1][0] * np.uint16(257))
+    for image in (clear, deep):
+        image.save(buffer := io.BytesIO(), "png")
+        write_parquet(parquet / "cifar10/test-00000-of-00001.parquet", [buffer.getvalue(), *images[1:]], labels)
+        expected = np.full((32, 32), 128) if image is clear else images[1][0]
+        found = load("cifar10", parquet).test
+        assert any((image.numpy() == expected).all() for image in found.images[found.labels == labels[0]])
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
 
 from vitpos.data import cifar, sources
@@ -128,59 +126,6 @@ def test_real_cifar10():
     mean, deviation = (torch.stack([f(c.float() / 255) for c in images.unbind(1)]) for f in (torch.mean, torch.std))
     torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=1e-4, rtol=0)
     torch.testing.assert_close(deviation, torch.tensor([0.2470, 0.2435, 0.2616]), atol=1e-4, rtol=0)
-
-
-@pytest.fixture
-def classes(tmp_path):
-    """A root with two classes of 20 images of 6x5."""
-    rng = np.random.default_rng(0)
-    root = tmp_path / "own"
-    for name in ("cat", "ant"):
-        (root / name).mkdir(parents=True)
-        for i in range(20):
-            Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
-    (root / "notes.txt").write_text("not a class")
-    (root / "cat" / "notes.txt").write_text("not an image")
-    return root
-
-
-def test_folder(classes):
-    data = load("folder", classes)
-    assert data.classes == ("ant", "cat")
-    assert [len(getattr(data, part)) for part in PARTS] == [28, 4, 8]
-    pixels = np.asarray(Image.open(classes / "cat" / "3.png")).transpose(2, 0, 1)
-    assert (pixels.tobytes(), 1) in set.union(*(pairs(getattr(data, part)) for part in PARTS))
-    assert data.train.images.shape[1:] == (3, 5, 6)
-    moved = shutil.copytree(classes, classes.parent / "moved")
-    (moved / "cat" / "0.png").rename(moved / "cat" / "z.png")
-    assert load("folder", moved).fingerprint == data.fingerprint
-
-
-def test_folder_of_two_sizes(classes):
-    Image.new("RGB", (7, 5)).save(classes / "cat" / "0.png")
-    with pytest.raises(VitposError, match=r"^\S+cat/0\.png: 7x5, but \S+ant/0\.png is 6x5; all must have one size$"):
-        load("folder", classes)
-
-
-def test_folder_with_a_damaged_image(classes):
-    file = classes / "ant" / "7.png"
-    file.write_bytes(file.read_bytes()[:60])
-    with pytest.raises(VitposError, match=r"^\S+ant/7\.png: does not decode \("):
-        load("folder", classes)
-
-
-def test_folder_with_a_small_class(classes):
-    for i in range(11):
-        (classes / "ant" / f"{i}.png").unlink()
-    with pytest.raises(VitposError, match=r"class \S+ant has 9 images; each class needs at least 10$"):
-        load("folder", classes)
-
-
-def test_folder_without_classes(tmp_path):
-    with pytest.raises(VitposError, match=r"no class folders in \S+/nowhere; it needs one folder of images for each"):
-        load("folder", tmp_path / "nowhere")
-    with pytest.raises(VitposError, match=r"^folder: needs --data\.root"):
-        load("folder")
 
 
 def test_unknown_name():

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from schemes import NAMES
 
-from vitpos.analysis import style
+from vitpos import style
 from vitpos.portraits import draw as portrait
 from vitpos.portraits import probes
 from vitpos.positions import Geometry, PositionEmbedding, build

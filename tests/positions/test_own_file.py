@@ -123,8 +123,9 @@ def test_another_process_is_given_the_text():
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("mien.py:Shift", r"unknown file of a position scheme 'mien.py'; did you mean 'mine.py'\? \(known: mine.py\)"),
-        ("none/mine.py:Shift", r"unknown file of a position scheme 'none/mine.py' \(known: none\)"),
+        ("mien.py:Shift", r"no file 'mien.py' of a position scheme; did you mean 'mine.py'\?$"),
+        ("none/mine.py:Shift", r"no file 'none/mine.py' of a position scheme$"),
+        ("missing.py:Shift", r"no file 'missing.py' of a position scheme$"),
         (
             "mine.py:Shfit",
             r"unknown scheme in mine.py: 'Shfit'; did you mean 'Shift'\? \(known: Positional, Shift, Wide",

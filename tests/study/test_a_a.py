@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.mark.slow
 def test_a_scheme_under_two_names_is_undecided_or_equivalent(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)  # the study names a file from there
-    study = yaml.safe_load(Path("configs/studies/aa_digits.yaml").read_text())
+    monkeypatch.chdir(ROOT / "configs" / "studies")  # of the file that it names
+    study = yaml.safe_load(Path("aa_digits.yaml").read_text())
     study.update(base=str(ROOT / "configs/vit_digits.yaml"), overrides={"trainer.max_epochs": 2}, seeds=list(range(6)))
     file = tmp_path / "aa.yaml"
     file.write_text(yaml.safe_dump(study))

@@ -59,7 +59,7 @@ def test_only_the_killed_run_fails(small, in_process, monkeypatch, workers):
     assert set(map(id, tried)) == set(map(id, runs))
     failures = [results.failure(run) for run in runs]
     assert [failure is not None for failure in failures] == [False, True, False, False]
-    assert failures[1]["error"] == "its process was killed (out of memory?)"
+    assert failures[1]["error"] == "its process was killed"
 
 
 def test_what_no_run_can_mend_ends_the_study(small, in_process, monkeypatch):
@@ -173,6 +173,11 @@ def test_an_interrupt_before_the_workers_are_ready_says_one_line(started):
     assert wait(lambda: not alive(workers), 60)
 
 
+def beside(folder):
+    """The environment of a process that finds the modules of a folder too."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_does_not_stop_the_others(study_file, tmp_path):
     deadly = tmp_path / "deadly.py"
@@ -188,10 +193,48 @@ def test_a_worker_that_is_killed_does_not_stop_the_others(study_file, tmp_path):
     command = [sys.executable, "-c", "import sys; from vitpos.cli import main; sys.exit(main())"]
     done = subprocess.run(
         [*command, "study", "run", str(file), "--results", str(tmp_path / "results"), "--workers", "2"],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=False, env=beside(tmp_path),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "")
     results, study = Results(tmp_path / "results" / "small"), plan.load(file)
     assert [results.row(run) is not None for run in study.runs] == [False, True]
     assert [results.failure(run) is not None for run in study.runs] == [True, False]
-    assert "none, seed 0: failed: its process was killed (out of memory?)" in done.stdout
+    assert "none, seed 0: failed: its process was killed by SIGKILL (out of memory?)" in done.stdout
+
+
+ENDS = """
+import os, sys
+from lightning.pytorch import Callback
+
+class Ends(Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        match pl_module.hparams["seed"]:
+            case 0:
+                sys.exit(3)
+            case 1:
+                raise KeyboardInterrupt
+            case 2:
+                os._exit(7)
+            case 3:
+                os.abort()
+"""
+
+
+@pytest.mark.slow
+def test_however_a_run_ends_the_others_go_on(study_file, tmp_path):
+    (tmp_path / "ends.py").write_text(ENDS)
+    overrides = {"trainer.callbacks": [{"class_path": "ends.Ends"}]}
+    file = study_file(seeds=[0, 1, 2, 3, 4], axes={"position": ["learned"]}, overrides=overrides)
+    command = [sys.executable, "-c", "import sys; from vitpos.cli import main; sys.exit(main())"]
+    done = subprocess.run(
+        [*command, "study", "run", str(file), "--results", str(tmp_path / "results"), "--workers", "2"],
+        capture_output=True, text=True, check=False, env=beside(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 1
+    results, study = Results(tmp_path / "results" / "small"), plan.load(file)
+    failures = [results.failure(run) for run in study.runs]
+    assert [failure and failure["error"] for failure in failures] == [
+        "SystemExit 3", "KeyboardInterrupt", "its process ended itself with exit code 7",
+        "its process was killed by SIGABRT", None,
+    ]  # fmt: skip
+    assert results.row(study.runs[4])

@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from vitpos.cli import main
+from vitpos.positions import text as texts
 from vitpos.study.plan import load
 from vitpos.study.results import Results
 from vitpos.study.run import execute
@@ -49,3 +50,44 @@ def test_a_run_whose_file_changed_since_the_plan_fails_in_one_line(mine, study_f
     error = execute(run, results.of(run))
     assert error == "the file of mine.py:Shift changed since the study began; start the study again"
     assert results.row(run) is None
+
+
+NOISY = """
+import pathlib
+import vitpos
+
+pathlib.Path("ran").touch()
+
+class Scaled(vitpos.PositionEmbedding):
+    def __init__(self, geometry, *, scale=1.0):
+        super().__init__(geometry)
+        self.scale = scale
+
+    def tokens(self, x, grid, layer):
+        return x + self.scale
+"""
+
+
+def test_status_and_report_run_no_file_and_do_without_it(mine, study_file, in_process, capsys):
+    mine.write_text(NOISY)
+    names = ["none", "mine.py:Scaled", "learned"]
+    axes = {"position": names, "position.scale": [0.5, 2.0]}
+    study = study_file(axes=axes, seeds=[0], reference="none")
+    assert main(["study", "run", str(study)]) == 0
+    done = load(study)
+    assert [run.config["position"] for run in done.runs][1:3] == ["mine.py:Scaled(scale=0.5)", "learned(scale=0.5)"]
+    report = mine.with_name("results") / "small" / "report.md"
+    before = report.read_text()
+    for there in (True, False):
+        mine.with_name("ran").unlink(missing_ok=True)
+        texts._loaded.clear()
+        if not there:
+            mine.unlink()
+        capsys.readouterr()
+        assert main(["study", "status", str(study)]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "5 done"
+        assert main(["study", "report", str(study)]) == 0
+        assert report.read_text() == before
+        assert not mine.with_name("ran").exists()
+    assert main(["study", "run", str(study_file(axes={**axes, "position.scale": [0.5, 3.0]}, seeds=[0]))]) == 2
+    assert "unknown file of a position scheme 'mine.py'" in capsys.readouterr().err

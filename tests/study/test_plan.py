@@ -1,8 +1,12 @@
 """The study file: what it refuses, and the runs that follow from it."""
 
+import json
+from pathlib import Path
+
 import pytest
 import yaml
 
+from vitpos.cli import main
 from vitpos.errors import VitposError
 from vitpos.study import plan
 
@@ -48,6 +52,9 @@ def test_a_folder_of_images_is_known_by_its_place(study_file):
         ({"question": None}, r"the key 'question' is missing"),
         ({"seeds": "0"}, r"seeds must be list\[int\], got '0'"),
         ({"seeds": [0, "x"]}, r"seeds must be list\[int\]"),
+        ({"seeds": [2**32]}, r"a seed of seeds should be a whole number from 0 to 4294967295, got 4294967296"),
+        ({"seeds": [-1]}, r"a seed of seeds should be a whole number from 0"),
+        ({"tune": {"model.lr": [1]}, "tune_seeds": [-1]}, r"a seed of tune_seeds should be a whole number from 0"),
         ({"seeds": []}, r"seeds needs a list of at least one value, got \[\]"),
         ({"seeds": [0, 1, 0]}, r"seeds names 0 twice"),
         ({"axes": {"model.lr": [1]}}, r"axes need 'position' among them, got model.lr"),
@@ -90,3 +97,76 @@ def test_nest_undoes_flatten():
     tree = {"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}
     assert plan.nest(plan.flatten(tree)) == tree
     assert yaml.safe_load(yaml.safe_dump(plan.flatten(tree))) == {"a.b": 1, "a.c.d": [1, 2], "e": None}
+
+
+ROOT = Path(__file__).parent.parent.parent
+FIRST = {  # hash of the first run of each study file here
+    "aa_digits": "fc4571944232",
+    "cifar10_first": "38c60602bc31",
+    "digits_amplitude": "baac79b23ed6",
+    "quickstart": "51a6321f0664",
+}
+
+
+@pytest.mark.parametrize(("name", "first"), FIRST.items())
+def test_results_of_the_studies_here_stay_valid(name, first):
+    study = plan.load(ROOT / "configs" / "studies" / f"{name}.yaml")
+    assert study.runs[0].hash == first
+    rows = ROOT / "results" / name / "rows.jsonl"
+    if rows.exists():
+        assert {json.loads(line)["hash"] for line in rows.read_text().splitlines()} <= {
+            run.hash if run.tuned is not None else run.with_choice(values).hash
+            for run in study.runs
+            for values in ([{key: value} for key, grid in study.tune.items() for value in grid] or [{}])
+        }
+
+
+def test_a_number_written_otherwise_is_the_same_run(study_file, tmp_path):
+    def runs(name, number):
+        file = study_file(name, axes={"position": ["none", "learned"], "model.lr": [1], "position.scale": [2]},
+                          overrides={"model.weight_decay": 3})  # fmt: skip
+        text = file.read_text().replace("- 1\n  position", f"- {number}\n  position").replace("- 2\n", f"- {number}\n")
+        file.write_text(
+            text.replace("weight_decay: 3", f"weight_decay: {number}") + f"margin: {number}\nalpha: {number}"
+        )
+        study = plan.load(file)
+        assert (study.comparison.margin, study.comparison.alpha) == (0.001, 0.001)
+        return [(run.hash, run.label) for run in study.runs]
+
+    assert runs("a", "1e-3") == runs("b", "0.001") == runs("c", "1.0e-3")
+    file = study_file("d", axes={"position": ["none", "learned"], "model.lr": [1]})
+    file.write_text(file.read_text().replace("- 1\n  position", "- 1e-3\n  - 0.001\n  position"))
+    with pytest.raises(VitposError, match=r"model.lr names 0.001 twice"):
+        plan.load(file)
+
+
+def test_a_printed_or_saved_config_is_a_base(study_file, tmp_path, capsys):
+    from vitpos.study.run import prepare
+
+    with pytest.raises(SystemExit):
+        main(["fit", "--data.name", "digits", "--model.name", "vitpos_nano_patch4_32", "--model.patch_size", "4",
+              "--print_config"])  # fmt: skip
+    text = capsys.readouterr().out
+    assert "ckpt_path" in text
+    (tmp_path / "printed.yaml").write_text(text)
+    study = plan.load(study_file(base="printed.yaml"))
+    assert "ckpt_path" not in study.runs[0].config
+    prepare(study.runs[0], tmp_path / "run")
+
+
+def test_paths_start_at_the_study_file(study_file, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from vitpos.positions.learned import Learned\n\n\nclass Mine(Learned):\n    pass\n"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    axes = {"position": ["none", "mine.py:Mine"], "position.scale": [0.1, 0.2]}
+    file = study_file(axes=axes, reference="none", seeds=[0])
+    here = [run.hash for run in plan.load(file).runs]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    study = plan.load(file)
+    assert [run.hash for run in study.runs] == here
+    assert study.runs[1].config["position"] == "mine.py:Mine(scale=0.1)"
+    monkeypatch.chdir(tmp_path)
+    assert [run.hash for run in plan.load("small.yaml").runs] == here
+    monkeypatch.chdir(ROOT.parent)
+    assert plan.load(ROOT / "configs/studies/aa_digits.yaml").runs[1].hash

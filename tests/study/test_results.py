@@ -1,6 +1,7 @@
 """Results on disk: what counts as done, what is kept, what is refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -45,19 +46,47 @@ def test_rows_are_in_the_order_of_the_plan_and_keep_earlier_ones(done):
     study, results = plan.load(done.file), Results(done.folder)
     lines = (done.folder / "rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["hash"] for line in lines] == [run.hash for run in study.runs]
-    other = {**json.loads(lines[0]), "hash": "0" * 12}
+    other = json.loads(lines[0])
+    other["config"]["model"]["lr"] = 9.0
+    other["hash"] = plan.identify(other["config"], None, None)
     (done.folder / "rows.jsonl").write_text("\n".join([json.dumps(other), *lines]))
     rows, failures = results.collect(study)
     assert ([row["hash"] for row in rows], failures) == ([run.hash for run in study.runs], [])
     kept = [json.loads(line)["hash"] for line in (done.folder / "rows.jsonl").read_text().splitlines()]
-    assert kept == [*(run.hash for run in study.runs), "0" * 12]
+    assert kept == [*(run.hash for run in study.runs), other["hash"]]
 
 
-def test_a_damaged_line_is_named(done):
-    with (done.folder / "rows.jsonl").open("a") as file:
-        file.write('{"hash": \n')
-    with pytest.raises(VitposError, match=r"rows.jsonl line 5 is damaged .*: remove the line"):
-        Results(done.folder).stored()
+def test_a_damaged_line_is_named_and_kept_aside_and_stops_nothing(done, capsys):
+    before = (done.folder / "rows.jsonl").read_text()
+    damage = ['{"hash": ', "[" * 100_000, "\x80", '{"format": 2}']
+    with (done.folder / "rows.jsonl").open("a", encoding="latin-1") as file:
+        file.write("\n".join(damage))
+    for action in ("status", "report"):
+        assert main(["study", action, str(done.file), "--results", str(done.results)]) == 0
+        said = capsys.readouterr().err.splitlines()
+        assert [re.search(r"rows.jsonl line (\d)", line)[1] for line in said] == ["5", "6", "7", "8"]
+        assert "not whole" in said[0]
+        assert "format is 2; allowed: 1" in said[3]
+    assert (done.folder / "rows.jsonl").read_text() == before
+    assert (done.folder / "damaged.jsonl").read_bytes().split(b"\n")[:-1] == [d.encode("latin-1") for d in damage]
+    assert main(["study", "status", str(done.file), "--results", str(done.results)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_row_whose_config_was_edited_is_none(done, capsys):
+    results, run = Results(done.folder), plan.load(done.file).runs[0]
+    row = read(results.of(run) / "result.json")
+    row["config"]["model"]["lr"] = 9.0
+    (results.of(run) / "result.json").write_text(json.dumps(row))
+    assert results.row(run) is None
+    assert results.row(run) is None
+    (line,) = capsys.readouterr().err.splitlines()  # said once
+    assert f"result.json: hash is '{run.hash}'; allowed: that of its config" in line
+
+
+def test_the_hash_of_a_config_is_that_of_its_json():
+    config = {"trainer": {"callbacks": [{"scheduling": {0: 2, 4: 8, 10: 1}}]}}
+    assert plan.identify(json.loads(json.dumps(config)), None, None) == plan.identify(config, None, None)
 
 
 def test_the_committed_results_of_an_earlier_version_count_as_done(tmp_path):

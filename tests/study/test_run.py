@@ -52,7 +52,7 @@ def test_a_result_holds_all_that_a_report_needs(done_once):
     products = 16 * (4 * 64 + 6 * 12 * 64 * 64) + 6 * 2 * 16 * 16 * 64 + 64 * 10  # patches, blocks, attention, head
     assert learned["flops"] == pytest.approx(2 * products, rel=1e-6)
     assert learned["environment"].keys() == {
-        "device", "hardware", "precision", "python", "torch", "timm", "lightning", "vitpos", "commit",
+        "device", "hardware", "precision", "python", "torch", "timm", "lightning", "vitpos", "commit", "sources",
     }  # fmt: skip
     assert none["position"] is None
     assert learned["position"]["grid"] == [4, 4]
@@ -92,7 +92,7 @@ def test_a_part_of_the_test_images_is_said_to_be_one(study_file, tmp_path):
 def test_a_run_leaves_its_files_and_one_curve(done_once):
     folder = Results(done_once.folder).of(plan.load(done_once.file).runs[1])
     assert {path.name for path in folder.iterdir()} == {
-        "result.json", "metrics.jsonl", "run.log", "last.ckpt", "tensorboard"
+        "result.json", "metrics.jsonl", "run.log", "last.ckpt", "tensorboard", ".lock"
     }  # fmt: skip
     row = json.loads((folder / "result.json").read_text())
     assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == row["history"]
@@ -160,7 +160,7 @@ def test_result_is_written_last(study_file, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "write", spy)
     assert execute(plan.load(study_file()).runs[0], tmp_path / "run") is None
-    assert seen == [("result.json", ["last.ckpt", "metrics.jsonl", "run.log", "tensorboard"])]
+    assert seen == [("result.json", [".lock", "last.ckpt", "metrics.jsonl", "run.log", "tensorboard"])]
 
 
 def test_a_failing_run_is_recorded_the_others_go_on_and_it_is_tried_again(
@@ -237,3 +237,38 @@ def test_preparing_leaves_the_config_as_it_is(study_file, tmp_path):
     run.prepare(runs[0], tmp_path / "run")
     assert json.dumps(runs[0].config) == before
     assert runs[0].hash == code
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (SystemExit(3), "SystemExit 3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (RuntimeError("\x1b[31m" + "x" * 5000), "RuntimeError \\x1b[31mxxx"),
+    ],
+)
+def test_whatever_ends_a_run_is_recorded(study_file, tmp_path, monkeypatch, error, said):
+    def train(*args):
+        raise error
+
+    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(run, "parent_process", lambda: "the study")
+    each, results = plan.load(study_file()).runs[0], Results(tmp_path)
+    text = execute(each, results.of(each))
+    assert text.startswith(said)
+    assert len(text) < 1100
+    assert results.failure(each)["error"] == text
+
+
+def test_the_keyboard_ends_the_study(study_file, tmp_path, monkeypatch):
+    def train(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan.load(study_file()).runs[0], tmp_path / "run")
+
+
+def test_a_result_that_would_not_be_taken_is_a_failure(study_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "train", lambda *args: {"format": 1})
+    assert execute(plan.load(study_file()).runs[0], tmp_path / "run") == "hash is missing"

@@ -30,7 +30,7 @@ def test_mean_low_and_high_over_seeds(tmp_path):
 def test_rewriting_replaces_what_was_there(tmp_path):
     write_curves([row("old", 0, 0.5)], tmp_path)
     write_curves([row("a b", 0, 0.5), row("a:b", 0, 0.5)], tmp_path)  # the same slug
-    assert sorted(p.name for p in (tmp_path / "tensorboard").iterdir()) == ["a_b-1", "a_b-2"]
+    assert [p.name[:4] for p in (tmp_path / "tensorboard").iterdir()] == ["a_b-", "a_b-"]
     assert [p.name for p in tmp_path.iterdir()] == ["tensorboard"]
 
 
@@ -40,3 +40,12 @@ def test_refusals(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(VitposError, match=r"cannot write .*tensorboard"):
         write_curves([row("x", 0, 0.5)], tmp_path / "file")
+
+
+def test_any_label_names_a_folder_of_its_own_inside(tmp_path):
+    labels = ["..", ".", "/", "\\", "a" * 300, "a" * 301, "x", "X", "é" * 200, "con", "../../x"]
+    write_curves([row(label, 0, 0.5) for label in labels], tmp_path)
+    folders = list((tmp_path / "tensorboard").iterdir())
+    assert len({folder.name.lower() for folder in folders}) == len(labels)
+    assert all((folder / "events.out.tfevents.summary").exists() and folder.name[0] != "." for folder in folders)
+    assert [p.name for p in tmp_path.iterdir()] == ["tensorboard"]

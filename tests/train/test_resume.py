@@ -6,6 +6,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vitpos.provenance import sources
 from vitpos.study import plan
 from vitpos.study.run import execute, prepare
 
@@ -77,3 +78,44 @@ def test_a_damaged_checkpoint_starts_over(tmp_path, run, capsys):
     (folder / "last.ckpt").write_bytes(b"half a file")
     assert execute(run, folder) is None
     assert "last.ckpt is damaged" in capsys.readouterr().out
+
+
+def test_what_is_damaged_or_of_another_run_is_passed_over(tmp_path, study_file, monkeypatch, capsys):
+    runs = plan.load(study_file(overrides={"trainer.max_epochs": 2, "trainer.limit_train_batches": 2})).runs
+    run, other = (next(r for r in runs if r.seed == seed and r.axes["position"] == "learned") for seed in (0, 1))
+    folder, last = tmp_path / "run", tmp_path / "run" / "last.ckpt"
+    assert execute(run, folder) is None
+    whole, good = json.loads((folder / "result.json").read_text()), last.read_bytes()
+    assert whole["environment"]["sources"] == [sources()]
+
+    def again(run, data, text):
+        last.unlink()
+        last.write_bytes(data)
+        assert execute(run, folder) is None
+        printed = capsys.readouterr().out
+        assert text in printed
+        return json.loads((folder / "result.json").read_text()), printed
+
+    row, printed = again(run, good[:-9], "last.ckpt is damaged")
+    assert "trying the one before" in printed
+    assert "goes on after epoch 1" in printed
+    assert untimed(row["history"]) == untimed(whole["history"])
+    row, printed = again(other, good, f"is of another run ({run.hash}, not {other.hash})")
+    assert "starting over" in printed
+    assert len(row["history"]) == 2
+    assert row["metrics"] != whole["metrics"]
+
+    monkeypatch.setattr("vitpos.train.checkpoint.sources", lambda: "edited")
+    row, _ = again(run, good, "")
+    assert row["environment"]["sources"] == [sources(), "edited"]  # in order of use
+    assert torch.load(last, weights_only=True)["vitpos"]["sources"] == [sources()]  # nothing was left to train
+
+
+def test_the_data_that_changed_start_over(tmp_path, study_file, monkeypatch, capsys):
+    run = plan.load(study_file(overrides={"trainer.max_epochs": 1, "trainer.limit_train_batches": 2})).runs[1]
+    assert execute(run, tmp_path / "run") is None
+    monkeypatch.setattr("vitpos.data.module.ImageData.fingerprint", "other")
+    assert execute(run, tmp_path / "run") is None
+    printed = capsys.readouterr().out
+    assert "the contents of the data digits are other" in printed
+    assert "starting over" in printed

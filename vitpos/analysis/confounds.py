@@ -5,7 +5,6 @@ from typing import Any
 
 from vitpos import positions
 from vitpos.analysis.runs import Row
-from vitpos.errors import VitposError
 
 # Amplitudes that differ by less are one: a table drawn anew for each seed moves by a few percent.
 _SAME = 1.1
@@ -101,15 +100,15 @@ def _temperature(part: Part) -> float | None:
 
 
 def _parts(row: Row) -> list[Part]:
-    """Reads names and options of a row's scheme, defaults included, also from rows that have no ``resolved``."""
+    """Reads names and options of a row's scheme, defaults included, also from rows that have no ``resolved``.
+
+    A row is data: defaults come from vitpos's own schemes alone, and no file or package that a row names is imported.
+    """
     if found := row.get("resolved", {}).get("position"):
         return [(part["name"], part["options"]) for part in found]
     parts: list[Part] = []
     for name, given in positions.parse(row["config"].get("position") or row["axes"]["position"]):
-        try:
-            parts.append((name, {**positions.options(name), **given}))
-        except VitposError:  # a scheme that is not here
-            parts.append((name, given))
+        parts.append((name, {**(positions.options(name) if name in positions.registered() else {}), **given}))
     return parts
 
 

@@ -19,7 +19,7 @@ from vitpos.analysis.runs import Row, Variant, curves, frame, similarity
 from vitpos.analysis.tables import Table
 from vitpos.analysis.terms import Terms, metric_label
 from vitpos.analysis.verdict import verdicts
-from vitpos.errors import VitposError
+from vitpos.errors import VitposError, visible
 from vitpos.page import page
 from vitpos.text import code, columns, interval, minus, number, p_value, paragraph, plural, slug, write_whole
 
@@ -88,7 +88,7 @@ def write(
             write_whole(folder / "tables" / f"{name}.tex", tables.to_latex(table))
         images = {name: (folder / "figures" / f"{name}.svg").read_bytes() for name in figures}
         write_whole(folder / "report.md", text)
-        write_whole(folder / "report.html", page(terms.name, text, images))
+        write_whole(folder / "report.html", page(visible(terms.name), text, images))
         for part, kept in (("figures", figures.keys()), ("tables", shown.keys())):
             for path in (folder / part).glob("*"):  # what an earlier report wrote and this one does not
                 if path.suffix in (".png", ".svg", ".csv", ".tex") and path.stem not in kept:
@@ -185,7 +185,7 @@ def render(
 
     def listing(text: str) -> str:
         fence = "`" * max(3, *(1 + len(run) for run in re.findall("`+", text)), 3)
-        return f"{fence}\n{text.strip()}\n{fence}"
+        return f"{fence}\n{visible(text.strip())}\n{fence}"
 
     loader = jinja2.PackageLoader("vitpos.analysis")
     environment = jinja2.Environment(

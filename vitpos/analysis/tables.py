@@ -26,7 +26,7 @@ from vitpos.analysis.runs import (
 from vitpos.analysis.signs import RESOLUTION
 from vitpos.analysis.terms import Terms
 from vitpos.analysis.verdict import pair_up
-from vitpos.errors import VitposError
+from vitpos.errors import VitposError, visible
 from vitpos.text import code, escape, interval, minus, number, p_value
 
 _BCA_PAIRS = 10  # of 5 normal differences a nominal 95 % BCa interval covers the true mean only 84 % of the time
@@ -285,7 +285,7 @@ def _format(kind: str, value: Any) -> str:
             return p_value(value)
         case "interval" | "signed interval":
             return interval(*value, sign=name == "signed interval")
-    return " ".join(str(value).split()) or "-"
+    return " ".join(visible(str(value)).split()) or "-"
 
 
 def to_markdown(table: Table) -> str:
@@ -308,10 +308,17 @@ def to_markdown(table: Table) -> str:
 def to_csv(table: Table) -> str:
     """Writes a table as CSV with a header: numbers to ten digits, nothing where they are not defined."""
     columns: dict[str, Sequence[Any]] = {}
+
+    def harmless(value: Any) -> Any:
+        """Puts an apostrophe before text that a spreadsheet would compute as a formula; numbers stay."""
+        if not isinstance(value, str) or re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|-", value):
+            return value
+        return f"'{visible(value)}" if re.match(r"\s*[=+@\-]\s*\S|[\t\n]", value) else visible(value)
+
     for head, kind in table.columns.items():
         ends = zip(*table.frame[head], strict=True) if kind.endswith("interval") else ()
         columns |= {f"{head}, {end}": values for end, values in zip(("low", "high"), ends, strict=False)} or {
-            head: table.frame[head].tolist()
+            str(harmless(head)): [*map(harmless, table.frame[head])]
         }
     text = io.StringIO()
     pd.DataFrame(columns).to_csv(

@@ -118,13 +118,7 @@ def warnings(
         lines.append(f"The difference is the same for every seed, so there is no variance to judge by: {who}.")
     if not terms.margin:
         lines.append("The margin is 0, so equivalence cannot be shown.")
-    for key, what in (("commit", "versions of the code"), ("hardware", "kinds of hardware")):
-        values = {str(row["environment"].get(key)) for row in runs["row"]}
-        if len(values) > 1:
-            lines.append(
-                f"Runs were made with {len(values)} {what}. If schemes react differently to that, verdicts are wrong "
-                "more often than alpha says."
-            )
+    lines += origins(runs)
     differing = [(d.scheme, phrases) for d, phrases in
                  zip(found.itertuples(), written["confounds"].facts["phrases"], strict=True) if phrases]  # fmt: skip
     if differing:
@@ -135,6 +129,44 @@ def warnings(
     if edges := written["tuning"].facts["edges"]:
         lines.append(f"Tuning chose the edge of its grid for {plural(len(edges), 'variant')} (see Tuning).")
     return lines
+
+
+def origins(runs: pd.DataFrame) -> list[str]:
+    """Says where runs were made by sources that differ, that changed half-way or that no commit holds."""
+    made = [row["environment"] for row in runs["row"]]
+    names = [
+        " then ".join(map(code, e["sources"])) if e.get("sources") else f"unknown at commit {code(e.get('commit'))}"
+        for e in made
+    ]
+    lines, states = [], list(dict.fromkeys(names))
+    if len(states) > 1:
+        whose = "; ".join(f"{state}: {_runs(runs[[name == state for name in names]])}" for state in states)
+        lines.append(
+            f"The runs come from {len(states)} states of vitpos's sources ({whose}). If schemes react differently to "
+            "that, verdicts are wrong more often than alpha says."
+        )
+    if len(kinds := {str(e.get("hardware")) for e in made}) > 1:
+        lines.append(f"The runs were made on {len(kinds)} kinds of hardware, to which the same applies.")
+    if any(halves := [len(e.get("sources") or ()) > 1 for e in made]):
+        lines.append(
+            f"The sources changed half-way, between an interruption and its resumption, in {_runs(runs[halves])}."
+        )
+    if any(dirty := [str(e.get("commit", "")).endswith("+") for e in made]):
+        commits = listing(e["commit"] for e, changed in zip(made, dirty, strict=True) if changed)
+        lines.append(
+            f"{plural(sum(dirty), 'run')} used sources with changes that no commit holds ({commits}): the commit alone "
+            "does not bring them back."
+        )
+    return lines
+
+
+def _runs(runs: pd.DataFrame) -> str:
+    """Names runs, or counts them by seed where they are many."""
+    if len(runs) <= 4:
+        return ", ".join(f"{code(v.label)} seed {seed}" for v, seed in zip(runs["variant"], runs["seed"], strict=True))
+    seeds = sorted(set(runs["seed"]))
+    shown = ", ".join(map(str, seeds[:8])) + (", ..." if len(seeds) > 8 else "")
+    return f"{len(runs)} runs of seed{'s' if len(seeds) > 1 else ''} {shown}"
 
 
 def forest_alt(found: pd.DataFrame) -> str:
@@ -204,6 +236,7 @@ def ran_on(rows: Sequence[Row], packages: Sequence[str]) -> dict[str, str]:
         "Precision": either(e.get("precision") for e in environments),
         "Versions": either(", ".join(f"{key} {e.get(key)}" for key in versions) for e in environments),
         "Commit": either(e.get("commit") for e in environments),
+        "Sources of vitpos": either(" then ".join(e.get("sources") or ["unknown"]) for e in environments),
         "Data": either(sizes.format(**d) for d in data),
         "Training time": f"{duration(sum(row['seconds'] for row in rows))} in all, {plural(len(rows), 'run')}",
     }

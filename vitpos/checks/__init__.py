@@ -28,10 +28,12 @@ __all__ = ["FAST", "SLOW", "CheckError", "SkippedError", "check_command", "outco
 
 Check = Callable[[str], None]
 FAST: tuple[Check, ...] = (
-    hooks.global_state,
+    hooks.defined,
     hooks.shapes,
+    hooks.global_state,
     hooks.untouched,
     hooks.by_offset,
+    hooks.rows_and_columns,
     hooks.half_precision,
     hooks.scale,
     hooks.geometries,
@@ -57,6 +59,7 @@ FAST: tuple[Check, ...] = (
     export.one_graph,
 )
 SLOW: tuple[Check, ...] = (export.inductor, export.onnx)
+_GROUND = (hooks.defined, hooks.shapes)  # where one fails, most others do too
 
 _PACKAGE = Path(__file__).parent.parent
 # Where an error's lines are not the scheme's own.
@@ -85,7 +88,12 @@ def outcome(check: Check, scheme: str) -> tuple[str, str]:
         return "skipped", str(error)
     except Exception as error:
         return "FAILED", reason(error)
-    return "ok", (check.__doc__ or "").splitlines()[0]
+    return "ok", sentence(check)
+
+
+def sentence(check: Check) -> str:
+    """Gives the first line of a check's docstring: what holds."""
+    return (check.__doc__ or "").splitlines()[0]
 
 
 @contextmanager
@@ -142,7 +150,7 @@ def variants(scheme: str) -> list[str]:
 
 
 def check_command(scheme: str, fast: bool) -> int:
-    """Carries out ``vitpos check``: a line for each check, as it is done, and a count.
+    """Carries out ``vitpos check``: a line for each check, as it is done, and a count; one mistake has one line.
 
     Args:
         scheme: The text of a scheme.
@@ -167,11 +175,29 @@ def check_command(scheme: str, fast: bool) -> int:
         return 1
     print(f"{scheme}: {small}", flush=True)
     counts: Counter[str] = Counter()
-    for check in (*FAST, *SLOW):
-        print(f"{check.__name__.replace('_', ' '):18}", end="", flush=True)
+    failed: dict[str, list[str]] = {}  # the checks that each mistake fails
+    checks = [*FAST, *SLOW]
+    while checks:
+        check = checks.pop(0)
+        name = check.__name__.replace("_", " ")
         state, text = ("skipped", "slow, left out by --fast") if fast and check in SLOW else outcome(check, scheme)
-        print(f"{state:9}{text}", flush=True)
         counts[state] += 1
+        if state == "FAILED":
+            line = re.search(r" \(\S+:\d+\)$", text)  # an error in a line of the scheme is one, whoever meets it
+            names = failed.setdefault(line[0] if line else text, [])
+            names.append(name)
+            if len(names) > 1:
+                continue
+        print(f"{name:18}{state:9}{text}", flush=True)
+        if state == "FAILED":
+            print(f"{'':27}({sentence(check)})", flush=True)
+            if check in _GROUND:
+                print(f"{'all others':18}{'skipped':9}until this holds")
+                counts["skipped"] += len(checks)
+                break
+    for first, *others in failed.values():
+        if others:
+            print(f"{'':27}(the error of {first} in {', '.join(others)} too)")
     seconds = time.monotonic() - start
     print(", ".join(f"{counts[state]} {state}" for state in ("ok", "FAILED", "skipped")) + f" in {seconds:.0f} s")
     for text in variants(scheme):

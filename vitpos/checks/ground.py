@@ -1,5 +1,6 @@
 """What the checks stand on: a small geometry, a small ViT, and failures that are one line."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -24,6 +25,12 @@ PREFIXES: dict[str, dict[str, Any]] = {
     "class token and registers": {"class_token": True, "reg_tokens": 3, "global_pool": "token"},
     "registers": {"class_token": False, "reg_tokens": 2, "global_pool": "avg"},
 }
+# Those that act on a block, by the argument that only they have.
+HOOKS = tuple(
+    name
+    for name, hook in vars(PositionEmbedding).items()
+    if inspect.isfunction(hook) and "layer" in inspect.signature(hook).parameters
+)
 REGISTERS = PREFIXES["class token and registers"]
 
 
@@ -44,6 +51,7 @@ def require(condition: bool, message: str) -> None:
 def close(found: Tensor, expected: Tensor, what: str, atol: float = 0.0) -> None:
     """Raises a CheckError unless two tensors have one shape and differ by `atol` at most; 0 is equality bit by bit."""
     require(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+    require(found.is_complex() == expected.is_complex(), f"{what}: {found.dtype}, expected {expected.dtype}")
     if not torch.equal(found, expected):
         difference = (found.double() - expected.double()).abs().max().item()
         require(difference <= atol and atol > 0, f"{what}: they differ by {difference:.2g}, allowed is {atol:.2g}")
@@ -102,7 +110,7 @@ def awake(scheme: PositionEmbedding) -> PositionEmbedding:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in scheme.parameters():
-            if not parameter.any():
+            if parameter.is_floating_point() and not parameter.any():
                 parameter.normal_(std=0.1, generator=generator)
     return scheme
 

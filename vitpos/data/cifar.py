@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from vitpos.data.decode import decode
 from vitpos.data.images import Array, Labels, Raw
 from vitpos.errors import VitposError
 
@@ -168,13 +168,12 @@ def _read_table(file: Path, layout: Layout) -> tuple[Array, Labels]:
 
 def _decode(i: int, data: bytes | None) -> Array:
     try:
-        with Image.open(io.BytesIO(data or b""), formats=_FORMATS) as image:
-            if image.size == (32, 32):
-                return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-            size = image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        pixels = decode(io.BytesIO(data or b""), _FORMATS).pixels
+    except ValueError as error:
         raise _ForeignError(f"image {i} does not decode as {' or '.join(_FORMATS)}") from error
-    raise _ForeignError(f"image {i} is {size[0]}x{size[1]}, not 32x32")
+    if pixels.shape != (3, 32, 32):
+        raise _ForeignError(f"image {i} is {pixels.shape[2]}x{pixels.shape[1]}, not 32x32")
+    return pixels
 
 
 def _checksums(name: str) -> list[list[str]]:

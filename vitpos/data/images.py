@@ -1,8 +1,9 @@
 """The canonical form of a data set: uint8 images in an order and a split that follow from their contents alone."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,16 +13,19 @@ from torch import Tensor
 
 Array = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+say = lru_cache(logging.getLogger(__name__).warning)  # a line once a process: a study loads the same data for each run
 
 
 class Raw(NamedTuple):
-    """Decoded images (N, C, H, W) uint8 and labels (N,) int64 in file order; no test part means: split one off."""
+    """Decoded images (N, C, H, W) uint8 and labels (N,) int64 in file order; a part that is None is split off."""
 
     classes: tuple[str, ...]
     images: Array
     labels: Labels
     test_images: Array | None = None
     test_labels: Labels | None = None
+    val_images: Array | None = None
+    val_labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Images:
-    """A data set in canonical form (see `canonical`)."""
+    """A data set in canonical form (see `canonical`).
+
+    Attributes:
+        name: Name of the data set.
+        classes: Names of the classes.
+        fingerprint: Hash of the contents.
+        train: Training part.
+        val: Validation part.
+        test: Test part.
+        repeated: How many images of validation are in training too, pixel for pixel, and how many of test are in
+            training or validation, whatever their class.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -49,6 +64,7 @@ class Images:
     train: Split
     val: Split
     test: Split
+    repeated: tuple[int, int]
 
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -70,8 +86,8 @@ def canonical(name: str, raw: Raw) -> Images:
     """Sorts and splits a data set by its contents, so that nothing depends on the layout of its files.
 
     Each image has a digest, ``BLAKE2b-128(pixels (C, H, W) uint8, label int64 little-endian)``, and each part is sorted
-    by it. The first 10 % of each class (rounded half to even) of the training part become the validation part. A
-    data set without a test part first gives up 20 % of each class, in the same manner.
+    by it. The first 10 % of each class (rounded half to even) of the training part become the validation part, where
+    none is given. A data set without a test part first gives up 20 % of each class, in the same manner.
 
     Args:
         name: Name of the data set.
@@ -79,52 +95,65 @@ def canonical(name: str, raw: Raw) -> Images:
 
     Returns:
         The data set; its fingerprint is ``BLAKE2b-128`` over the image shape, the number and the sorted digests of the
-        images of train and validation, and the same of test. It does not depend on the order in the files.
+        images of train and validation, and the same of test; where validation is given, of train, test and validation.
+        It does not depend on the order in the files.
     """
-    images, labels, digests = raw.images, raw.labels, _digests(raw.images, raw.labels)
-    order = _sorted(np.arange(len(labels)), digests)
+    train, total = _Ordered.of(raw.images, raw.labels), hashlib.blake2b(digest_size=16)
+    total.update(repr(raw.images.shape[1:]).encode())
     if raw.test_images is None or raw.test_labels is None:
-        test, order = _hold_out(order, labels, 0.2)
-        test_images, test_labels, test_digests = images, labels, digests
+        test, train = train.hold_out(0.2)
     else:
-        test_images, test_labels = raw.test_images, raw.test_labels
-        test_digests = _digests(test_images, test_labels)
-        test = _sorted(np.arange(len(test_labels)), test_digests)
-    total = hashlib.blake2b(repr(images.shape[1:]).encode(), digest_size=16)
-    for indices, values in ((order, digests), (test, test_digests)):
-        total.update(len(indices).to_bytes(8, "little"))
-        total.update(b"".join(values[i] for i in indices))
-    val, train = _hold_out(order, labels, 0.1)
+        test = _Ordered.of(raw.test_images, raw.test_labels)
+    hashed = [train, test]
+    if raw.val_images is None or raw.val_labels is None:
+        val, train = train.hold_out(0.1)
+    else:
+        val = _Ordered.of(raw.val_images, raw.val_labels)
+        hashed.append(val)
+    for part in hashed:
+        total.update(len(part.digests).to_bytes(8, "little"))
+        total.update(b"".join(part.digests))
+    seen: set[bytes] = set()
+    repeated = []
+    for part in (train, val, test):
+        pixels = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in part.images]
+        repeated.append(sum(digest in seen for digest in pixels))
+        seen.update(pixels)
     return Images(
         name=name,
         classes=raw.classes,
         fingerprint=total.hexdigest(),
-        train=_take(images, labels, train),
-        val=_take(images, labels, val),
-        test=_take(test_images, test_labels, test),
+        train=train.split(),
+        val=val.split(),
+        test=test.split(),
+        repeated=(repeated[1], repeated[2]),
     )
 
 
-def _digests(images: Array, labels: Labels) -> list[bytes]:
-    suffixes = [int(label).to_bytes(8, "little") for label in labels]
-    return [hashlib.blake2b(i.tobytes() + s, digest_size=16).digest() for i, s in zip(images, suffixes, strict=True)]
+class _Ordered(NamedTuple):
+    """A part sorted by the digests of its images."""
 
+    images: Array
+    labels: Labels
+    digests: list[bytes]
 
-def _sorted(indices: npt.NDArray[np.intp], digests: list[bytes]) -> npt.NDArray[np.intp]:
-    return np.array(sorted(indices, key=digests.__getitem__), dtype=np.intp)
+    @classmethod
+    def of(cls, images: Array, labels: Labels) -> "_Ordered":
+        suffixes = [int(label).to_bytes(8, "little") for label in labels]
+        pairs = zip(images, suffixes, strict=True)
+        digests = [hashlib.blake2b(i.tobytes() + s, digest_size=16).digest() for i, s in pairs]
+        return cls(images, labels, digests).at(np.array(sorted(range(len(labels)), key=digests.__getitem__)))
 
+    def at(self, indices: npt.NDArray[np.intp]) -> "_Ordered":
+        return _Ordered(self.images[indices], self.labels[indices], [self.digests[i] for i in indices])
 
-def _hold_out(
-    order: npt.NDArray[np.intp], labels: Labels, fraction: float
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Parts an order into the first `fraction` of each class and the rest, both still in order."""
-    ordered = labels[order]
-    held = np.zeros(len(order), dtype=bool)
-    for label in np.unique(ordered):
-        (where,) = np.nonzero(ordered == label)
-        held[where[: round(fraction * len(where))]] = True
-    return order[held], order[~held]
+    def hold_out(self, fraction: float) -> tuple["_Ordered", "_Ordered"]:
+        """Parts it into the first `fraction` of each class and the rest, both still in order."""
+        held = np.zeros(len(self.labels), dtype=bool)
+        for label in np.unique(self.labels):
+            (where,) = np.nonzero(self.labels == label)
+            held[where[: round(fraction * len(where))]] = True
+        return self.at(np.nonzero(held)[0]), self.at(np.nonzero(~held)[0])
 
-
-def _take(images: Array, labels: Labels, indices: npt.NDArray[np.intp]) -> Split:
-    return Split(torch.from_numpy(images[indices]), torch.from_numpy(labels[indices]))
+    def split(self) -> Split:
+        return Split(torch.from_numpy(self.images), torch.from_numpy(self.labels))

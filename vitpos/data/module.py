@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -33,12 +34,20 @@ class Batches:
         """Yields uint8 images (B, C, H, W) and labels (B,); in training all batches have the same size."""
         images, labels = self.split.images, self.split.labels
         order = None if self.data is None else self.data.order().to(images.device)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        first = 0 if self.data is None else self.data.next_batch
+        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
             part = slice(start, start + self.batch_size)
             if order is None:
                 yield images[part], labels[part]
             else:
                 yield images.index_select(0, order[part]), labels.index_select(0, order[part])
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns nothing: Lightning's counters say where an epoch goes on; this tells it that one can."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Takes nothing back."""
 
 
 class ImageData(LightningDataModule):
@@ -82,6 +91,7 @@ class ImageData(LightningDataModule):
             VitposError: A size, the padding or the share is out of range.
         """
         super().__init__()
+        self.save_hyperparameters(ignore=["root", "download", "eval_batch_size"], logger=False)  # what enters training
         if not 0 < train_fraction <= 1:  # written so that NaN fails too
             raise VitposError(f"data.train_fraction is {train_fraction}; it must be above 0 and at most 1")
         for option, value, least in (
@@ -157,6 +167,16 @@ class ImageData(LightningDataModule):
         """Hash of the contents (see `vitpos.data.images.canonical`)."""
         return self.source.fingerprint
 
+    def describe(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps of the data."""
+        return {
+            "name": self.name,
+            "train_fraction": self.train_fraction,
+            "classes": list(self.classes),
+            "shape": [self.in_chans, *self.img_size],
+            "fingerprint": self.fingerprint,
+        }
+
     @property
     def sizes(self) -> dict[str, int]:
         """Number of images of each part."""
@@ -177,11 +197,24 @@ class ImageData(LightningDataModule):
         self._train, self._val, self._test = (
             getattr(self.source, part).to(device) for part in ("train", "val", "test")
         )
-        self._mean, self._deviation = (values.to(device) for values in self.source.moments)
+        self.moments = self.source.moments
+
+    @property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation by channel, each (C, 1, 1), in use: a checkpoint that is evaluated brings its own."""
+        return self._mean, self._deviation
+
+    @moments.setter
+    def moments(self, moments: tuple[Tensor, Tensor]) -> None:
+        device = self._train.images.device
+        self._mean, self._deviation = (values.to(device) for values in moments)
 
     def train_dataloader(self) -> Batches:
         """Training batches, uint8, in the order of (seed, epoch); what is left of the last batch is left out."""
-        return Batches(self._train, self.batch_size, self)
+        batches = Batches(self._train, self.batch_size, self)
+        if not len(batches):  # a callback may have changed the size
+            raise VitposError(f"data.batch_size is {self.batch_size}, but there are {len(self._train)} training images")
+        return batches
 
     def val_dataloader(self) -> Batches:
         """Validation batches, uint8, always in the same order."""
@@ -194,10 +227,19 @@ class ImageData(LightningDataModule):
     def order(self) -> Tensor:
         """The order of the training images in this epoch, a permutation that follows from (seed, epoch)."""
         epoch = self.epoch if self.trainer is None else self.trainer.current_epoch
+        if getattr(self.trainer, "overfit_batches", 0):
+            epoch = 0  # a part of an epoch, always the same
         return torch.randperm(len(self._train), generator=generator(self.seed, "order", epoch))
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    @property
+    def next_batch(self) -> int:
+        """Number of the epoch's batch that comes next: above 0 where a run goes on inside an epoch."""
+        return 0 if self.trainer is None else int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+
+    def on_after_batch_transfer(self, batch: Batch | Tensor, dataloader_idx: int) -> Batch | Tensor:
         """Augments a batch where the trainer trains, and normalises it; the step is that of the trainer."""
+        if isinstance(batch, Tensor):  # the example of Lightning's model summary
+            return batch
         images, labels = batch
         if self.trainer is None:
             return self.normalise(images), labels

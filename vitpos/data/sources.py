@@ -3,14 +3,15 @@
 import logging
 import os
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from vitpos.data import cache, cifar, folder
-from vitpos.data.images import Images, Raw, Split, canonical
+from vitpos.data.images import Images, Raw, Split, canonical, say
 from vitpos.errors import VitposError, unknown
+from vitpos.paths import expand
 
 __all__ = ["SOURCES", "Images", "Split", "load"]
 
@@ -23,7 +24,8 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
 
     ``digits`` comes with scikit-learn: 1,797 images of 8x8, 0..16 stretched to 0..255. CIFAR is looked for below the
     root as the official archive's folder, then as the Hugging Face parquet copy. What was decoded stays in a cache on
-    disk (see `vitpos.data.cache.folder`) and in the process.
+    disk (see `vitpos.data.cache.folder`) and in the process. Images of validation or test that are in training too are
+    logged.
 
     Args:
         name: ``cifar10``, ``cifar100``, ``digits`` or ``folder``.
@@ -34,7 +36,7 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
         The data set. It is shared with other callers in the process, so it must not be written to.
 
     Raises:
-        VitposError: The name is unknown, or data is missing, damaged or foreign.
+        VitposError: The name is unknown, or data is missing, damaged or foreign, or all images are one colour.
     """
     if name not in SOURCES:
         raise unknown("data set", name, SOURCES)
@@ -43,9 +45,9 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     if name == "folder":
         if root is None:
             raise VitposError("folder: needs --data.root, a folder with one folder of images for each class")
-        files = folder.locate(Path(root))
-        return _prepare(name, files, partial(folder.read, files))
-    files, decode = cifar.locate(name, Path(root or os.environ.get("VITPOS_DATA") or "data"), download)
+        files, decode = folder.locate(expand(root))
+    else:
+        files, decode = cifar.locate(name, expand(root or os.environ.get("VITPOS_DATA") or "data"), download)
     return _prepare(name, files, decode)
 
 
@@ -61,7 +63,15 @@ def _prepare(name: str, files: tuple[Path, ...], decode: Callable[[], Raw]) -> I
     if images is None:
         _log.info("%s: decoding %d files once, for the cache %s", name, len(files), path)
         images = canonical(name, decode())
+        if all(channel.min() == channel.max() for channel in images.train.images.unbind(1)):
+            raise VitposError(f"{name}: all training images are one and the same colour; there is nothing to learn")
         cache.write(path, stamp, images)
+    if any(images.repeated):
+        val, test = images.repeated
+        say(
+            f"{name}: pixel for pixel, {val} of {len(images.val)} validation images are among the training images too, "
+            f"and {test} of {len(images.test)} test images among those of training or validation"
+        )
     _memo[name] = (stamp, images)
     return images
 

@@ -3,7 +3,18 @@
 import importlib
 import pkgutil
 
-from vitpos.positions.base import Geometry, PositionEmbedding, Sum, available, build, check, find, options, register
+from vitpos.positions.base import (
+    Geometry,
+    PositionEmbedding,
+    Sum,
+    available,
+    build,
+    check,
+    find,
+    options,
+    register,
+    registered,
+)
 from vitpos.positions.text import parse
 
 __all__ = [
@@ -17,6 +28,7 @@ __all__ = [
     "options",
     "parse",
     "register",
+    "registered",
 ]
 
 for _module in pkgutil.iter_modules(__path__):  # every file here registers its schemes

@@ -187,6 +187,11 @@ def available() -> list[str]:
     return sorted({*_registry, *texts.installed().names})
 
 
+def registered() -> set[str]:
+    """Names the schemes that are here already, so that asking for one imports nothing."""
+    return set(_registry)
+
+
 def find(name: str) -> type[PositionEmbedding]:
     """Finds the class of a scheme: one that is registered, in a file, or an entry point of an installed package.
 

@@ -1,6 +1,7 @@
 """The text that names schemes: reading it, and the code that lies outside of this package, in a file or installed."""
 
 import ast
+import difflib
 import hashlib
 import re
 import sys
@@ -10,10 +11,12 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from vitpos.errors import VitposError, unknown
+from vitpos.errors import VitposError
 
 # A class in a file, where a name could stand; before it strings, which are left as they are.
 _IN_FILE = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|(?<![^+])\s*([^+()'"\n\0]+\.py:\w+)""")
+# Where a file with a relative path is looked for before the current folder; a study sets its own.
+beside = Path()
 _loaded: dict[Path, tuple[bytes, ModuleType]] = {}
 
 
@@ -74,7 +77,7 @@ def load(file: str) -> ModuleType:
     changed is imported again and takes the place of the old module. Folders beside it are not searched for imports.
 
     Args:
-        file: Its path; a relative one starts from the current folder.
+        file: Its path; a relative one starts from the folder of the study, or from the current one.
 
     Raises:
         VitposError: The file cannot be read, or its import raises an exception.
@@ -103,10 +106,14 @@ def load(file: str) -> ModuleType:
 def _read(file: str) -> tuple[Path, bytes]:
     """Reads a file; returns its whole path too."""
     given = Path(file).expanduser()
+    given = beside / given if (beside / given).exists() else given
     try:
         return given.resolve(), given.read_bytes()
     except FileNotFoundError:
-        raise unknown("file of a position scheme", file, map(str, given.parent.glob("*.py"))) from None
+        others = sorted(path.stem for path in given.parent.glob("*.py"))
+        near = difflib.get_close_matches(given.stem, others, n=1, cutoff=0.7)
+        hint = f"; did you mean {str(given.with_name(near[0] + '.py'))!r}?" if near else ""
+        raise VitposError(f"no file {file!r} of a position scheme{hint}") from None
     except OSError as error:
         raise VitposError(f"cannot read {file}: {error.strerror}") from None
 

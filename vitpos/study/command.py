@@ -1,6 +1,7 @@
 """Carries out ``vitpos study plan|run|status|report``."""
 
 import dataclasses
+import shlex
 import shutil
 import sys
 from collections import Counter
@@ -33,8 +34,9 @@ def command(
     """
     if not file.exists():
         raise unknown("study file", str(file), [str(path) for path in file.parent.glob("*.yaml")])
-    study = plan.load(file)
-    results = Results(folder / study.comparison.name)
+    results = Results(folder / file.stem)
+    # these two read data alone, so that of a scheme in a file they ask the results, not the file
+    study = results.recall(plan.load(file, results.settings if action in ("status", "report") else None))
     results.refuse_other_terms(study)
     if not leave_old:
         results.refuse_strays(tuning.settle(study, results))
@@ -44,6 +46,8 @@ def command(
         return forecast(study, results, sd, workers)
     if action == "status":
         return status(study, results)
+    if action == "report" and not results.stored():
+        raise VitposError(f"study {study.comparison.name!r} has no finished runs to report on; run it first")
     failed = run(study, results, workers) if action == "run" else 0
     study = tuning.settle(study, results)
     if failed and not results.collect(study)[0]:
@@ -141,7 +145,8 @@ def states(runs: tuple[Run, ...], results: Results, metric: str) -> str:
     for run in runs:
         row, failure = results.row(run), results.failure(run)
         if row:
-            state, detail = "done", f"{metric} {row['metrics'][metric]:.4f}"
+            value = row["metrics"].get(metric)
+            state, detail = "done", f"{metric} {value:.4f}" if value is not None else f"no {metric}"
         elif failure or run.blocked:
             state, detail = "failed", failure["error"] if failure else run.blocked
         elif run.tuned is None:
@@ -158,18 +163,19 @@ def report(study: Study, results: Results) -> None:
     from vitpos.analysis import report
     from vitpos.study import summary
 
-    rows, failures = results.collect(study)
-    background = report.Background(
-        planned=[{"axes": run.axes, "seed": run.seed} for run in study.runs],
-        text=study.path.read_text(),
-        tuning=[dataclasses.asdict(choice) for choice in tuning.choices(study, results)],
-        tuning_seeds=list(dict.fromkeys(trial.seed for trial in study.trials)),
-    )
-    print()
-    print(report.write(study.comparison, rows, failures, results.folder, background))
-    summary.write_curves(rows, results.folder)
+    with results.writing():
+        rows, failures = results.collect(study)
+        background = report.Background(
+            planned=[{"axes": run.axes, "seed": run.seed} for run in study.runs],
+            text=study.path.read_text(encoding="utf-8-sig"),
+            tuning=[dataclasses.asdict(choice) for choice in tuning.choices(study, results)],
+            tuning_seeds=list(dict.fromkeys(trial.seed for trial in study.trials)),
+        )
+        print()
+        print(report.write(study.comparison, rows, failures, results.folder, background))
+        summary.write_curves(rows, results.folder)
     print(f"\nreport       {results.folder / 'report.html'} (the same as text: report.md)")
-    print(f"curves       {beside_python('tensorboard')} --logdir {results.folder}")
+    print(f"curves       {beside_python('tensorboard')} --logdir {shlex.quote(str(results.folder))}")
 
 
 def beside_python(name: str) -> str:
@@ -177,4 +183,4 @@ def beside_python(name: str) -> str:
     if shutil.which(name):
         return name
     path = Path(sys.executable).with_name(name)
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

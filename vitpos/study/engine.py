@@ -5,10 +5,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 
 import torch
 
@@ -78,14 +79,14 @@ def run_all(runs: list[Run], results: Results, *, workers: int, say: Callable[[s
         pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=start_worker)
         try:
             futures = submit(pool, batch, results)
+            processes = list((pool._processes or {}).values())
             for future in as_completed(futures):
                 if not isinstance(future.exception(), BrokenProcessPool):
                     finished(futures[future], future.result())
             left = [run for run in batch if run in waiting]  # a worker was killed while they ran or waited
             if left and count == 1:
-                run, error = left.pop(0), "its process was killed (out of memory?)"
-                fail(run, results.of(run), error)
-                finished(run, error)
+                run = left.pop(0)
+                finished(run, fail(run, results.of(run), death(processes)))
             suspects = left[:workers]
         except BaseException:
             for process in list((pool._processes or {}).values()):
@@ -94,6 +95,18 @@ def run_all(runs: list[Run], results: Results, *, workers: int, say: Callable[[s
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return failed
+
+
+def death(processes: Sequence[BaseProcess]) -> str:
+    """Says how the process of a run ended that was alone."""
+    for process in processes:
+        process.join()
+        code = process.exitcode or 0
+        if code >= 0:
+            return f"its process ended itself with exit code {code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"its process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return "its process was killed"
 
 
 def submit(pool: ProcessPoolExecutor, runs: list[Run], results: Results) -> dict[Future[str | None], Run]:
@@ -111,5 +124,6 @@ def summary(results: Results, run: Run) -> str:
     if row is None:
         return "left no whole result"
     part = "val" if run.trial else "test"
-    accuracy = row["metrics"][f"{part}/accuracy"]
-    return f"{part} {accuracy:.2%} in {duration(row['seconds'])} ({row['images_per_second']:.0f} img/s)"
+    accuracy = row["metrics"].get(f"{part}/accuracy")
+    found = "no accuracy" if accuracy is None else f"{accuracy:.2%}"
+    return f"{part} {found} in {duration(row['seconds'])} ({row['images_per_second']:.0f} img/s)"

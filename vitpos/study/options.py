@@ -8,6 +8,7 @@ import torch
 
 from vitpos import positions
 from vitpos.errors import VitposError, unknown
+from vitpos.positions.text import split
 
 PREFIX = "position."
 # Divisible in all ways that schemes ask for; the host's own geometry is checked when a run is prepared.
@@ -15,9 +16,10 @@ GEOMETRY = positions.Geometry(grid=(4, 4), embed_dim=192, num_heads=3, depth=2)
 
 Axes = dict[str, Any]
 Part = tuple[str, dict[str, object]]
+Seen = Sequence[tuple[Axes, str]]
 
 
-def points(axes: Mapping[str, Sequence[Any]]) -> list[tuple[Axes, Axes]]:
+def points(axes: Mapping[str, Sequence[Any]], seen: Seen | None = None) -> list[tuple[Axes, Axes]]:
     """Crosses the axes of a study, ``position`` fastest.
 
     ``position.NAME`` gives the option NAME to every scheme that has it; null leaves each scheme its own default. A
@@ -25,6 +27,8 @@ def points(axes: Mapping[str, Sequence[Any]]) -> list[tuple[Axes, Axes]]:
 
     Args:
         axes: Values by axis, ``position`` among them.
+        seen: Where given, no file of a scheme is run. What such a scheme has for options is read off these finished
+            runs: their axes, and their position with the options written into it.
 
     Returns:
         Of each point its values by axis, ``position`` first, and what it sets in the config, dotted.
@@ -34,9 +38,15 @@ def points(axes: Mapping[str, Sequence[Any]]) -> list[tuple[Axes, Axes]]:
     """
     options = [key for key in axes if key.startswith(PREFIX)]
     texts = [str(value) for value in axes["position"]]
-    takers = {key: {text: takes(text, key, axes[key]) for text in texts} for key in options}
+    unread = {text for text in texts if seen is not None and any(split(name) for name, _ in positions.parse(text))}
+    takers = {
+        key: {
+            text: recalled(text, key, seen or ()) if text in unread else takes(text, key, axes[key]) for text in texts
+        }
+        for key in options
+    }
     for key, found in takers.items():
-        if not any(map(any, found.values())):
+        if not unread and not any(map(any, found.values())):
             raise nobody(key, axes[key], texts)
     others = {key: values for key, values in axes.items() if key != "position"}
     found_points: dict[str, tuple[Axes, Axes]] = {}
@@ -45,8 +55,10 @@ def points(axes: Mapping[str, Sequence[Any]]) -> list[tuple[Axes, Axes]]:
         own = {key: value for key, value in point.items() if key not in takers or any(takers[key][text])}
         given = {key: (takers[key][text], own[key]) for key in options if own.get(key) is not None}
         settings = {key: value for key, value in point.items() if key not in takers}
-        settings["position"] = write(text, given) if given else text
         mine = {"position": text, **own}
+        settings["position"] = write(text, given) if given else text
+        if text in unread:
+            settings["position"] = next((at for axes, at in seen or () if axes == mine), settings["position"])
         found_points.setdefault(repr(mine), (mine, settings))
     return list(found_points.values())
 
@@ -68,6 +80,12 @@ def takes(text: str, key: str, values: Sequence[Any]) -> list[bool]:
         telling = [value for value in values if value is not None and value != known.get(option)] or values
         found.append(option in known and any(not refusal((name, {**given, option: value})) for value in telling))
     return found
+
+
+def recalled(text: str, key: str, seen: Seen) -> list[bool]:
+    """Does as `takes`, from finished runs: a scheme has the options that they have; all, where there are none."""
+    found = [axes for axes, _ in seen if axes["position"] == text]
+    return [not found or any(key in axes for axes in found)] * len(positions.parse(text))
 
 
 def refusal(part: Part) -> str:
@@ -97,7 +115,7 @@ def nobody(key: str, values: Sequence[Any], texts: Sequence[str]) -> VitposError
 
 def write(text: str, given: Mapping[str, tuple[list[bool], Any]]) -> str:
     """Writes options, each for the parts that take it, into the text of a scheme."""
-    parts = [(name, dict(options)) for name, options in positions.check(text)]
+    parts = [(name, dict(options)) for name, options in positions.parse(text)]
     for key, (wanted, value) in given.items():
         for (_, options), wants in zip(parts, wanted, strict=True):
             if wants:

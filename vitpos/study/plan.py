@@ -6,20 +6,24 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
-
+from vitpos import paths
 from vitpos.analysis.terms import Terms
+from vitpos.configs import check_seed, read_yaml
 from vitpos.errors import VitposError, unknown
+from vitpos.rows import check_tree, check_value
 from vitpos.study import tuning
 
 # Bumped when the same config starts to mean another computation: results of another format are not skipped but redone.
 FORMAT = 1
 # Where a run happens and where its files lie do not change what it computes, so they stay out of its hash.
 PLACE = ("data.root", "data.download", "trainer.default_root_dir", "trainer.accelerator", "trainer.devices")
+# Keys of a config of ``vitpos fit`` that say how one command goes on, not what is computed.
+COMMAND = ("ckpt_path", "weights_only", "config")
 # Axes ``position.NAME`` are options of the schemes (see `vitpos.study.options`).
 OPTION = "position."
 
@@ -36,6 +40,8 @@ class Run:
         tuned: The values of tuned keys that were chosen for it; empty where nothing is tuned, None until they are.
         edge: The tuned keys whose value is at the edge of the grid.
         blocked: Why no values could be chosen, so that it cannot run.
+        study: Folder of the study file, where its relative paths start, else in the current one.
+        recorded: Digests of files of schemes as results have them, for a file that is gone since.
     """
 
     axes: dict[str, Any]
@@ -45,6 +51,8 @@ class Run:
     tuned: dict[str, Any] | None = dataclasses.field(default_factory=dict)
     edge: tuple[str, ...] = ()
     blocked: str = ""
+    study: Path = Path()
+    recorded: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def hash(self) -> str:
@@ -56,17 +64,27 @@ class Run:
         Raises:
             VitposError: That file cannot be read.
         """
-        content = {key: value for key, value in flatten(self.config).items() if key not in PLACE}
-        if ".py:" in (position := str(content.get("position"))):
-            from vitpos.positions import text as texts  # loads torch, which most plans do without
+        trial = self.trial if self.trial or self.tuned is None else None
+        return identify(self.config, trial, self.files)
 
-            content["files"] = texts.digests(position)
-        if content.get("data.name") == "folder":  # there the place is all that names the data
-            content["data.root"] = self.config["data"].get("root")
-        if self.trial or self.tuned is None:  # neither is ever taken for a run of the study proper
-            content["trial"] = self.trial
-        text = json.dumps({"format": FORMAT, **content}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    @functools.cached_property
+    def files(self) -> dict[str, str] | None:
+        """The SHA-256 of each file that the scheme is in, in hex, as first read; None without (errors as `hash`)."""
+        if ".py:" not in (position := str(self.config.get("position"))):
+            return None
+        from vitpos.positions import text as texts  # loads torch, which most plans do without
+
+        texts.beside = self.study
+        try:
+            return texts.digests(position)
+        except VitposError:
+            if not self.recorded:
+                raise
+            return {
+                file[0]: self.recorded.get(file[0], "")
+                for name, _ in texts.parse(position)
+                if (file := texts.split(name))
+            }
 
     @property
     def label(self) -> str:
@@ -80,12 +98,32 @@ class Run:
         """Name of its folder: readable, and unique by its hash."""
         values = [*self.axes.values(), *(["trial", *self.trial.values()] if self.trial else [])]
         words = re.sub(r"[^\w.+=]+", "-", "-".join(map(str, values))).strip("-")
-        return f"{words[:80]}-s{self.seed}-{self.hash[:8]}"
+        words = words[:80].encode()[:200].decode(errors="ignore")  # a name has 255 bytes at most
+        return f"{words}-s{self.seed}-{self.hash[:8]}"
 
     def with_choice(self, values: dict[str, Any], edge: tuple[str, ...] = ()) -> "Run":
         """Returns the run with the values that tuning chose in its config."""
         config = nest({**flatten(self.config), **values})
         return dataclasses.replace(self, config=config, tuned=values, edge=edge, blocked="")
+
+
+def identify(config: dict[str, Any], trial: dict[str, Any] | None, files: dict[str, str] | None) -> str:
+    """Computes the hash of a run (see `Run.hash`), also from what its result says of it.
+
+    Args:
+        config: Its config.
+        trial: The values of tuned keys that it tries; None for a run of the study proper, which no trial is taken for.
+        files: The digests of the files that its scheme is in, None where it is in none.
+    """
+    content = {key: value for key, value in flatten(config).items() if key not in PLACE}
+    if files is not None:
+        content["files"] = files
+    if content.get("data.name") == "folder":  # there the place is all that names the data
+        content["data.root"] = config["data"].get("root")
+    if trial is not None:
+        content["trial"] = trial
+    text = json.dumps(json.loads(json.dumps({"format": FORMAT, **content})), sort_keys=True)  # keys as in the result
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -94,7 +132,8 @@ class File:
 
     Attributes:
         question: What the study answers.
-        base: A config of ``vitpos fit``, its path relative to the study file.
+        base: A config of ``vitpos fit``, its path relative to the study file; also one that ``--print_config`` wrote
+            or that a run saved.
         axes: Dotted config keys and the values to cross; ``position`` is one of them. ``position.NAME`` is the option
             NAME of every scheme that has it; null is each scheme's default.
         seeds: One run of every variant for each.
@@ -145,11 +184,12 @@ class Study:
     trials: tuple[Run, ...] = ()
 
 
-def load(path: str | Path) -> Study:
+def load(path: str | Path, seen: Sequence[tuple[dict[str, Any], str]] | None = None) -> Study:
     """Reads a study file and makes its runs.
 
     Args:
         path: The YAML file; its stem names the study.
+        seen: `vitpos.study.results.Results.settings`, to ask them, not the files of schemes, what options these have.
 
     Raises:
         VitposError: No such file, not YAML, an unknown or missing key, a value of the wrong type, an axis without
@@ -158,11 +198,11 @@ def load(path: str | Path) -> Study:
     """
     path = Path(path)
     file = read(path)
-    base = read_yaml(path.parent / file.base)
+    base = {key: value for key, value in read_yaml(path.parent / paths.expand(file.base)).items() if key not in COMMAND}
     try:
         check_axes(file)
         check_tuning(file)
-        runs, trials = expand(base, file)
+        runs, trials = expand(base, file, path.parent.resolve(), seen)
     except VitposError as error:
         raise VitposError(f"{path}: {error}") from error
     return Study(
@@ -180,6 +220,7 @@ def load(path: str | Path) -> Study:
 def read(path: Path) -> File:
     """Reads a study file and checks that it has the keys, each of its type (errors as `load`)."""
     given = read_yaml(path)
+    check_tree(given, str(path))
     known = get_type_hints(File)
     for key in given:
         if key not in known:
@@ -205,6 +246,9 @@ def check_axes(file: File) -> None:
             raise VitposError(f"{key} cannot be an axis: axes are config keys such as model.lr, options of the schemes "
                               f"such as position.{key}, and position; seeds are the key seeds")  # fmt: skip
     check_values({**file.axes, "seeds": file.seeds})
+    for key, seeds in (("seeds", file.seeds), ("tune_seeds", file.tune_seeds)):
+        for seed in seeds:
+            check_seed(seed, f"a seed of {key}")
     positions = [str(value) for value in file.axes["position"]]
     if file.reference not in positions:
         raise unknown("reference", file.reference, positions)
@@ -232,19 +276,25 @@ def check_values(lists: dict[str, list[Any]]) -> None:
     for key, values in lists.items():
         if not isinstance(values, list) or not values:
             raise VitposError(f"{key} needs a list of at least one value, got {values!r}")
+        for value in values:
+            check_value(value, key)
         twice = [value for index, value in enumerate(values) if value in values[:index]]
         if twice:
             raise VitposError(f"{key} names {twice[0]!r} twice")
 
 
-def expand(base: dict[str, Any], file: File) -> tuple[list[Run], list[Run]]:
+def expand(
+    base: dict[str, Any], file: File, place: Path, seen: Sequence[tuple[dict[str, Any], str]] | None = None
+) -> tuple[list[Run], list[Run]]:
     """Crosses seeds (outer) and axes (inner, ``position`` fastest) into runs, and with the tuned values into trials."""
     axes = {key: values for key, values in file.axes.items() if key != "position"}
     axes["position"] = [str(value) for value in file.axes["position"]]
     if any(key.startswith(OPTION) for key in axes):
-        from vitpos.study.options import points  # loads torch
+        from vitpos.positions import text as texts  # loads torch
+        from vitpos.study.options import points
 
-        crossed = points(axes)
+        texts.beside = place
+        crossed = points(axes, seen)
     else:
         crossed = []
         for values in itertools.product(*axes.values()):
@@ -253,7 +303,7 @@ def expand(base: dict[str, Any], file: File) -> tuple[list[Run], list[Run]]:
     shared = {**flatten(base), **flatten(file.overrides)}
 
     def run(axes: dict[str, Any], settings: dict[str, Any], seed: int, **fields: Any) -> Run:
-        return Run(axes, seed, nest({**shared, **settings, "seed_everything": seed}), **fields)
+        return Run(axes, seed, nest({**shared, **settings, "seed_everything": seed}), study=place, **fields)
 
     tuned: dict[str, Any] | None = None if file.tune else {}
     runs = [run(*point, seed, tuned=tuned) for seed in file.seeds for point in crossed]
@@ -273,23 +323,6 @@ def fits(value: Any, kind: Any) -> bool:
     if kind == list[int]:
         return isinstance(value, list) and all(type(item) is int for item in value)
     return isinstance(value, getattr(kind, "__origin__", kind))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML file that holds keys and values.
-
-    Raises:
-        VitposError: It cannot be read, is not YAML, or holds something else.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise VitposError(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise VitposError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise VitposError(f"{path} should hold keys and values, got {type(content).__name__}")
-    return content
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from vitpos.errors import VitposError
-from vitpos.study.plan import FORMAT, File, Run, Study, flatten, read_yaml
+from vitpos.lock import hold
+from vitpos.rows import check_failure, check_row, wrong
+from vitpos.study.plan import FORMAT, File, Run, Study, flatten, identify, read
 from vitpos.study.tuning import tuning_seeds
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 Row = dict[str, Any]
 
@@ -26,7 +25,7 @@ def write(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)
@@ -45,25 +44,32 @@ class Results:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Makes the folder, and keeps a second ``study run`` out of it (where the system has ``flock``).
+        """Makes the folder and keeps a second ``study run`` out of it.
 
         Raises:
             VitposError: Another one is at work, or the folder cannot be written.
         """
-        try:
-            (self.folder / "runs").mkdir(parents=True, exist_ok=True)
-            file = (self.folder / "runs" / ".lock").open("w")
-        except OSError as error:
-            raise unwritable(self.folder, error) from error
-        with file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise VitposError(
-                        f"another vitpos study run works in {self.folder}; wait for it, "
-                        "or name another folder with --results"
-                    ) from error
+        taken = f"another vitpos study run works in {self.folder}; wait for it, or name another folder with --results"
+        with self._held(".lock", taken, "runs/*/*.part"):
+            yield
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Lets one process at a time write the files beside ``runs/``; others wait (errors as `lock`)."""
+        with self._held(".report.lock", f"another report is being written to {self.folder}", "*.part", wait=600):
+            yield
+
+    @contextlib.contextmanager
+    def _held(self, name: str, taken: str, leftovers: str, wait: float = 0) -> Iterator[None]:
+        """Holds a lock, and removes first what a process that was killed with it left half written."""
+        with contextlib.ExitStack() as stack:
+            try:
+                (self.folder / "runs").mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold(self.folder / "runs" / name, taken, wait=wait))
+                for part in filter(Path.is_file, self.folder.glob(leftovers)):
+                    part.unlink(missing_ok=True)
+            except OSError as error:
+                raise unwritable(self.folder, error) from error
             yield
 
     def keep(self, study: Study) -> None:
@@ -73,7 +79,8 @@ class Results:
             VitposError: The folder cannot be written.
         """
         try:
-            write(self.folder / "study.yaml", study.path.read_text())
+            with self.writing():
+                write(self.folder / "study.yaml", study.path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise unwritable(self.folder, error) from error
 
@@ -87,29 +94,52 @@ class Results:
         Without the run's folder, as in a fresh clone, ``rows.jsonl`` or ``tuning.jsonl`` counts.
         """
         path = self.of(run) / "result.json"
-        row = read_row(path) if path.exists() else self.collected.get(run.hash)
-        return row if row and row["hash"] == run.hash else None
+        row = self.read(path) if path.exists() else self.collected.get(run.hash)
+        return row if row and row["hash"] == run.hash and "error" not in row else None
 
     def failure(self, run: Run) -> Row | None:
         """Returns what a failed run left, until it is done; that of a trial also from ``tuning.jsonl``."""
-        return read_row(self.of(run) / "failure.json") or self.failed_trials.get(run.hash)
+        failure = self.read(self.of(run) / "failure.json")
+        return failure if failure and "error" in failure else self.failed_trials.get(run.hash)
+
+    def read(self, path: Path) -> Row | None:
+        """Reads a file with one row, or None where it is missing or not as it should be, which is said once."""
+        try:
+            known = path.stat()
+            state = known.st_ino, known.st_size, known.st_mtime_ns
+            if path not in self.seen or self.seen[path][0] != state:
+                self.seen[path] = state, self.checked(path.read_bytes(), str(path))
+        except OSError:
+            return None
+        return self.seen[path][1]
+
+    def checked(self, text: bytes, where: str) -> Row | None:
+        """Reads a row, or says on standard error what is wrong with it and returns None."""
+        try:
+            return parse(text)
+        except VitposError as error:
+            print(f"vitpos: warning: {where}: {error}; left out", file=sys.stderr, flush=True)
+            return None
 
     @cached_property
-    def lines(self) -> list[Row]:
-        """The lines of ``rows.jsonl`` and ``tuning.jsonl``, as they were when first asked for.
+    def seen(self) -> dict[Path, tuple[tuple[int, ...], Row | None]]:
+        """The files that were read, each with its state then: studies have thousands, and are asked several times."""
+        return {}
 
-        Raises:
-            VitposError: A line is damaged.
-        """
-        rows = []
+    @cached_property
+    def read_lines(self) -> list[tuple[bytes, Row | None]]:
+        """The lines of ``rows.jsonl`` and ``tuning.jsonl`` as they stand, with what they hold; None: nothing of use."""
+        found = []
         for path in (self.folder / "rows.jsonl", self.folder / "tuning.jsonl"):
-            for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
-                try:
-                    row = json.loads(line)
-                    rows.append({**row, "hash": row["hash"]})
-                except (ValueError, KeyError, TypeError) as error:
-                    raise VitposError(f"{path} line {number} is damaged ({error}): remove the line") from error
-        return rows
+            for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], 1):
+                if line.strip():
+                    found.append((line, self.checked(line, f"{path} line {number}")))
+        return found
+
+    @property
+    def lines(self) -> list[Row]:
+        """The rows of ``rows.jsonl`` and ``tuning.jsonl``, as they were when first asked for, without damaged ones."""
+        return [row for _, row in self.read_lines if row]
 
     @cached_property
     def collected(self) -> dict[str, Row]:
@@ -123,8 +153,22 @@ class Results:
 
     def stored(self) -> list[Row]:
         """Returns every result in the folder: of `lines`, or of ``result.json`` where there is one."""
-        found = [read_row(path) for path in sorted(self.folder.glob("runs/*/result.json"))]
-        return list({**self.collected, **{row["hash"]: row for row in found if row}}.values())
+        found = [self.read(path) for path in sorted(self.folder.glob("runs/*/result.json"))]
+        return list({**self.collected, **{row["hash"]: row for row in found if row and "error" not in row}}.values())
+
+    def recall(self, study: Study) -> Study:
+        """Gives runs the digests that results have of files of schemes, so that a finished study outlives the files."""
+        known = {file: digest for row in self.stored() for file, digest in row.get("files", {}).items()}
+        runs, trials = (
+            tuple(dataclasses.replace(run, recorded=known) for run in each) if known else each
+            for each in (study.runs, study.trials)
+        )
+        return dataclasses.replace(study, runs=runs, trials=trials)
+
+    @property
+    def settings(self) -> list[tuple[Row, str]]:
+        """The axes of each stored run, and what its config says as position."""
+        return [(row["axes"], str(row["config"].get("position"))) for row in self.stored()]
 
     def strays(self, study: Study) -> list[Row]:
         """Returns the results that an earlier version of the study file asked for and this one does not."""
@@ -140,7 +184,7 @@ class Results:
         kept = self.folder / "study.yaml"
         if not kept.exists() or not self.stored():
             return
-        old, new = terms(read_yaml(kept)), terms(read_yaml(study.path))
+        old, new = terms(read(kept)), terms(read(study.path))
         for key in new:
             if old[key] != new[key]:
                 raise VitposError(
@@ -203,7 +247,12 @@ class Results:
             "tuning.jsonl": [*trials, *(row for row in rest if "trial" in row)]
             + [{key: value for key, value in failure.items() if key != "traceback"} for failure in failed_trials],
         }
+        damaged = [line for line, row in self.read_lines if not row]
         try:
+            if damaged:  # a hand may yet mend them
+                with (self.folder / "damaged.jsonl").open("ab") as file:
+                    file.writelines(line + b"\n" for line in damaged)
+                self.read_lines[:] = [(line, row) for line, row in self.read_lines if row]
             for name, content in lines.items():
                 if content or name == "rows.jsonl":
                     write(self.folder / name, "".join(json.dumps(row) + "\n" for row in content))
@@ -212,24 +261,36 @@ class Results:
         return rows, failures
 
 
-def terms(given: dict[str, Any]) -> dict[str, Any]:
+def terms(file: File) -> dict[str, Any]:
     """Returns what a study file states that must not change once there are results, with all defaults."""
-    stated = {}
-    for field in dataclasses.fields(File):
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        stated[field.name] = given.get(field.name, default)
     keys = ("reference", "metric", "margin", "alpha", "correction", "tune")
-    seeds = tuning_seeds(stated["seeds"], stated["tune_seeds"]) if stated["tune"] else []
-    return {**{key: stated[key] for key in keys}, "tune_seeds": seeds}
+    seeds = tuning_seeds(file.seeds, file.tune_seeds) if file.tune else []
+    return {**{key: getattr(file, key) for key in keys}, "tune_seeds": seeds}
 
 
-def read_row(path: Path) -> Row | None:
-    """Reads a row, or None where the file is missing or not whole."""
+def parse(text: bytes) -> Row:
+    """Reads a row or failure, and checks it by itself: no file that it names is touched.
+
+    Raises:
+        VitposError: It is not whole, of another version, has a field that is out of its range, or a config that is not
+            the one of its hash.
+    """
     try:
-        row = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return row if isinstance(row, dict) and row.get("format") == FORMAT and "hash" in row else None
+        row: Row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise VitposError(f"it is not whole, or no JSON ({error})") from error
+    version = row.get("format") if isinstance(row, dict) else None
+    if type(version) is not int or version != FORMAT:
+        raise wrong("format", version, f"{FORMAT}; results of another version are made again")
+    if "error" in row:
+        check_failure(row)
+        return row
+    check_row(row)
+    if "files" in row or ".py:" not in str(row["config"].get("position")):  # earlier versions did not record the files
+        hash_ = identify(row["config"], row.get("trial"), row.get("files"))
+        if hash_ != row["hash"]:
+            raise wrong("hash", row["hash"], f"that of its config, {hash_}")
+    return row
 
 
 def differences(row: Row, study: Study) -> str:
@@ -249,7 +310,9 @@ def differences(row: Row, study: Study) -> str:
 
 def unwritable(folder: Path, error: OSError) -> VitposError:
     """Makes the error for a results folder that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = "there is a file or a broken link of this name" if isinstance(error, FileExistsError) else error.strerror
     return VitposError(
-        f"cannot write to {folder}: {error.strerror}; free space or name another folder with --results "
+        f"cannot write to {folder}: {reason}; {'free space or ' if full else ''}name another folder with --results "
         "(finished runs are kept and will be skipped)"
     )

@@ -13,44 +13,68 @@ import platform
 import re
 import resource
 import traceback
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitpos import positions as schemes
 from vitpos.data.module import ImageData
-from vitpos.errors import VitposError
+from vitpos.errors import VitposError, short, visible
+from vitpos.lock import hold
 from vitpos.portraits import probes
+from vitpos.positions import text as texts
 from vitpos.provenance import commit, sources
 from vitpos.study.plan import FORMAT, Run
-from vitpos.study.results import Row, unwritable, write
+from vitpos.study.results import Row, parse, unwritable, write
 from vitpos.study.tuning import METRIC
+from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import History, amplitude, scheme_of
-from vitpos.train.cli import VitposCLI, finished_epochs
+from vitpos.train.cli import VitposCLI, listed
 from vitpos.train.task import Classifier
 
 sources(), commit()  # kept from here on: files may change while a study runs, the code that is loaded does not
 CLEAR_PEAK = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the peak of resident memory
 
 
-def prepare(run: Run, folder: Path, *, prefix: str = "") -> VitposCLI:
+def prepare(run: Run, folder: Path, *, prefix: str = "", checkpoint: Path | None = None) -> VitposCLI:
     """Parses the config of a run and builds trainer, data and network, so that a mistake shows before any training.
 
     Args:
         run: The run.
         folder: Where its files go.
         prefix: What its lines of progress begin with.
+        checkpoint: What training will go on from.
 
     Raises:
         VitposError: A mistake in the config, the scheme or the data.
     """
     config = copy.deepcopy(run.config)  # jsonargparse changes what it is given
     config["trainer"] = {**config.get("trainer", {}), "default_root_dir": str(folder)}
-    cli = VitposCLI(config, run=False, prefix=prefix or run.label)
+    if config["trainer"].get("fast_dev_run"):
+        raise VitposError("trainer.fast_dev_run tries the code out; what comes of it is no result of a study")
+    texts.beside = run.study
+    if (root := (config.get("data") or {}).get("root")) and (run.study / root).exists():
+        config["data"]["root"] = str(run.study / root)
+    for logger in listed(config["trainer"].get("logger")):  # each run's own, for several run at once
+        options = logger.get("init_args", {}) if isinstance(logger, dict) else {}
+        if options.get("save_dir"):
+            options["save_dir"] = str(folder / options["save_dir"])
+    cli = VitposCLI(config, run=False, prefix=prefix or run.label, checkpoint=checkpoint)
+    cli.model.run_hash = run.hash
+    every, epochs = cli.trainer.check_val_every_n_epoch, cli.trainer.max_epochs or 0
+    if run.trial and every and epochs > 0 and epochs % every:
+        raise VitposError(
+            f"tuning chooses by {METRIC} of the last epoch, but trainer.check_val_every_n_epoch {every} does not "
+            f"validate the last of trainer.max_epochs {epochs}"
+        )
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     cli.model.build(cli.datamodule)
@@ -73,58 +97,66 @@ def execute(run: Run, folder: Path, prefix: str = "") -> str | None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "failure.json").unlink(missing_ok=True)
-        write(folder / "result.json", json.dumps(train(run, folder, prefix)))
+        # of an interrupted study, say, whose processes end some seconds after it
+        with hold(folder / ".lock", f"another process works in {folder}", wait=60):
+            (folder / "failure.json").unlink(missing_ok=True)
+            text = json.dumps(train(run, folder, prefix))
+            parse(text.encode())  # better now than as a result that is never taken
+            write(folder / "result.json", text)
         return None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise unwritable(folder, error) from error  # no other run would fare better
         return give_up(run, folder, error)
-    except Exception as error:  # whatever happens in one run must not end the others
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # one run must not end the others
+        if isinstance(error, KeyboardInterrupt) and parent_process() is None:
+            raise  # a worker never gets that of the keyboard
         return give_up(run, folder, error)
 
 
-def give_up(run: Run, folder: Path, error: Exception) -> str:
+def give_up(run: Run, folder: Path, error: BaseException) -> str:
     """Records the error that ended a run, and returns it in one line."""
-    text = " ".join(f"{type(error).__name__ if not isinstance(error, VitposError) else ''} {error}".split())
-    fail(run, folder, text, "".join(traceback.format_exception(error)))
-    return text
+    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+        error = error.__context__  # Lightning makes an exit code of it
+    text = f"{type(error).__name__ if not isinstance(error, VitposError) else ''} {error}"
+    return fail(run, folder, text, "".join(traceback.format_exception(error)))
 
 
-def fail(run: Run, folder: Path, error: str, trace: str = "") -> None:
-    """Records why a run has no result."""
-    record = {"format": FORMAT, "hash": run.hash, "axes": run.axes, "seed": run.seed, "error": error}
+def fail(run: Run, folder: Path, error: str, trace: str = "") -> str:
+    """Records why a run has no result, and returns it in one line."""
+    text = short(visible(" ".join(error.split())), 1000)
+    record = {"format": FORMAT, "hash": run.hash, "axes": run.axes, "seed": run.seed, "error": text}
     if run.trial:
         record["trial"] = run.trial
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "failure.json", json.dumps({**record, "traceback": trace}))
+    write(folder / "failure.json", json.dumps({**record, "traceback": short(visible(trace), 50_000)}))
+    return text
 
 
 def train(run: Run, folder: Path, prefix: str) -> Row:
     """Trains and, unless it is a trial, tests, and makes the row.
 
     Raises:
-        VitposError: Training went to a loss that is not finite, or a trial has no validation accuracy to choose by.
+        VitposError: Training was cut short or went to a loss that is not finite, or a trial has no validation accuracy
+            to choose by.
     """
-    last = folder / "last.ckpt"
-    try:
-        resumed = last.exists() and finished_epochs(last) > 0
-    except VitposError as error:
-        print(f"{prefix}  {error}; starting over".lstrip(), flush=True)
-        last.unlink()
-        resumed = False
-    cli = prepare(run, folder, prefix=prefix)
+    cli, last = begin(run, folder, prefix)
     if dataclasses.replace(run).hash != run.hash:  # a new object reads the file of the scheme again
         raise VitposError(f"the file of {run.axes['position']} changed since the study began; start the study again")
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     device = trainer.strategy.root_device.type  # Lightning takes the model back to the CPU when it is done
     reset_peak_memory(device)
-    trainer.fit(model, datamodule=data, ckpt_path=str(last) if resumed else None, weights_only=True)
+    trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
     history = cli.history
+    if cut_short(trainer):
+        raise VitposError(f"trainer.max_time ended training after {len(history.rows)} epochs: it is not finished")
     metrics = {key: value for key, value in history.rows[-1].items() if "/" in key}
     if run.trial:
         if METRIC not in metrics:
-            raise VitposError(f"tuning chooses by {METRIC}, and this run has none (trainer.limit_val_batches 0?)")
+            raise VitposError(
+                f"tuning chooses by {METRIC}, and this run has none of its last epoch "
+                "(trainer.limit_val_batches 0, or max_steps?)"
+            )
         outcome: Row = {"trial": run.trial}
     else:
         outcome = {"tuned": run.tuned, "tuned_edge": list(run.edge)} if run.tuned else {}
@@ -140,6 +172,7 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         "axes": run.axes,
         "seed": run.seed,
         "config": run.config,
+        **({} if run.files is None else {"files": run.files}),
         "resolved": resolved(cli),
         "data": {"name": data.name, "fingerprint": data.fingerprint, **data.sizes},
         "metrics": metrics,
@@ -150,16 +183,51 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         "seconds": history.seconds,
         "peak_memory_mb": peak_memory(device),
         "position": positions(model, history),
-        "environment": environment(str(trainer.precision), device),
+        "environment": environment(str(trainer.precision), device, model.sources),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     for logger in trainer.loggers:
         # a name of their own, off the curves; in this order, since TensorBoard's table shows the first five: test first
         final = {f"final/{key}": metrics[key] for key in sorted(metrics)}
         given = {"seed": run.seed, **run.axes, **run.trial, **(run.tuned or {})}
-        logger.log_hyperparams(given, final, step=len(history.rows))
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(given, final, step=len(history.rows))
+        else:
+            logger.log_hyperparams(given)
+            logger.log_metrics(final, step=len(history.rows))
         logger.finalize("success")
     return row
+
+
+def cut_short(trainer: Trainer) -> bool:
+    """Tells whether a limit of time ended training before its last epoch or step."""
+    whole = 0 < (trainer.max_epochs or 0) <= trainer.current_epoch or 0 < trainer.max_steps <= trainer.global_step
+    left = [callback.time_remaining() for callback in getattr(trainer, "callbacks", []) if isinstance(callback, Timer)]
+    return not whole and any(time is not None and time <= 0 for time in left)
+
+
+def begin(run: Run, folder: Path, prefix: str) -> tuple[VitposCLI, Path | None]:
+    """Prepares a run to go on from its newest whole checkpoint, returned too, or to start over where there is none.
+
+    Raises:
+        VitposError: As `prepare`.
+    """
+    files = checkpoints.candidates(folder)
+    for file in files:
+        try:
+            if (other := checkpoints.read(file)["vitpos"]["hash"]) != run.hash:
+                raise checkpoints.CheckpointError(f"{file} is of another run ({other}, not {run.hash})")
+            cli = prepare(run, folder, prefix=prefix, checkpoint=file)
+            cli.check_checkpoint()
+            return cli, file
+        except checkpoints.CheckpointError as error:
+            print(
+                f"{prefix}  {error}; {'starting over' if file == files[-1] else 'trying the one before'}".lstrip(),
+                flush=True,
+            )
+            file.unlink()
+    checkpoints.discard(folder)
+    return prepare(run, folder, prefix=prefix), None
 
 
 def answers(model: Classifier, data: ImageData) -> Row:
@@ -171,7 +239,7 @@ def answers(model: Classifier, data: ImageData) -> Row:
         "correct": torch.bincount(labels[flags], minlength=classes).tolist(),
     }
     right = base64.b64encode(np.packbits(flags.numpy()).tobytes()).decode()  # eight images to a byte
-    return {"per_class": {"names": list(data.classes), **counts}, "right": right}
+    return {"per_class": {"names": [visible(name) for name in data.classes], **counts}, "right": right}
 
 
 def cost(model: Classifier, in_chans: int, img_size: tuple[int, int]) -> dict[str, int]:
@@ -225,12 +293,12 @@ def peak_memory(device: str) -> float:
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     if CLEAR_PEAK.exists():  # Linux
-        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
         return int(peak[1]) * 1024 / 1e6 if peak else 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
 
 
-def environment(precision: str, device: str) -> dict[str, Any]:
+def environment(precision: str, device: str, used: list[str]) -> dict[str, Any]:
     """Describes what a number was measured on."""
     packages = {name: importlib.metadata.version(name) for name in ("torch", "timm", "lightning", "vitpos")}
     return {
@@ -240,7 +308,7 @@ def environment(precision: str, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **packages,
         "commit": commit(),
-        "sources": [sources()],
+        "sources": used,
     }
 
 
@@ -251,6 +319,10 @@ def hardware(device: str) -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        names = [
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text(encoding="utf-8").splitlines()
+            if "model name" in line
+        ]
         model = names[0] if names else model
     return f"{model}, {torch.get_num_threads()} of {os.cpu_count()} threads"

@@ -1,5 +1,6 @@
 """Summary curves for TensorBoard, which cannot aggregate runs itself (tensorboard#376)."""
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,12 @@ def _write(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def _folder(variant: Variant, variants: Sequence[Variant]) -> str:
-    """Returns the name of a variant's folder; names that differ in case alone get a number, for some file systems."""
-    name = slug(variant.label)
-    alike = [v for v in variants if slug(v.label).lower() == name.lower()]
-    return name + (f"-{alike.index(variant) + 1}" if len(alike) > 1 else "")
+    """Names the folder of a variant: readable, short, never ``..``, and not that of another variant."""
+
+    def plain(v: Variant) -> str:
+        return slug(v.label).strip(".")[:150]
+
+    name = plain(variant)
+    alike = [v for v in variants if plain(v).lower() == name.lower()]  # some file systems ignore case
+    whole = name and len(variant.label) <= 150 and len(alike) == 1
+    return name if whole else f"{name}-{hashlib.sha256(variant.label.encode()).hexdigest()[:8]}"

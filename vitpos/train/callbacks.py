@@ -1,13 +1,15 @@
 """What a run writes while it trains: metrics per epoch, TensorBoard curves, and lines for people without a terminal."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from vitpos.portraits import probes
@@ -29,7 +31,8 @@ class History(L.Callback):
         self.rows: list[dict[str, float]] = []
         self.start_rms: float | None = None
         self.began = self.ended = 0.0
-        self.images = 0
+        self.images, self.busy = 0, 0.0
+        self.validation: dict[str, float] = {}
         self.made, self.spent = time.perf_counter(), 0.0
 
     @property
@@ -39,22 +42,32 @@ class History(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what the checkpoint keeps."""
-        return {"rows": self.rows, "start_rms": self.start_rms, "seconds": self.seconds}
+        epoch = {"images": self.images, "busy": self.ended - self.began, "validation": self.validation}
+        return {"rows": self.rows, "start_rms": self.start_rms, "seconds": self.seconds, **epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the epochs up to the checkpoint back; later ones are trained again."""
         self.rows, self.start_rms = list(state_dict["rows"]), state_dict["start_rms"]
-        self.spent = state_dict["seconds"]
+        self.spent, self.images, self.busy = (state_dict[key] for key in ("seconds", "images", "busy"))
+        self.validation = state_dict["validation"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the epochs that the checkpoint brought, and notes the table's amplitude at the start."""
-        if not self.rows:
+        if trainer.global_step == 0:
             self.start_rms = amplitude(pl_module)
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        del self.rows[trainer.current_epoch :]  # of an epoch that was cut short and now goes on
+        self.began = time.perf_counter() - self.busy
+        self.ended = self.began + self.busy
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of the epoch."""
-        self.began, self.images = time.perf_counter(), 0
+        self.began, self.images, self.validation = time.perf_counter(), 0, {}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keeps the epoch's metrics of validation; in the trainer's own they stay where a later epoch has none."""
+        found = {} if trainer.sanity_checking else trainer.callback_metrics
+        self.validation = {key: float(value) for key, value in found.items() if key.startswith("val/")}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -66,13 +79,14 @@ class History(L.Callback):
         self.images += len(batch[1])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the row of the epoch; validation has run by now."""
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        """Writes the row of the epoch; validation has run by now, if it does in this epoch."""
+        others = {key: float(value) for key, value in trainer.callback_metrics.items() if not key.startswith("val/")}
+        metrics = {**self.validation, **others}
         metrics["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         metrics["images_per_second"] = self.images / (self.ended - self.began)
         row = {"epoch": trainer.current_epoch + 1, **metrics}
         self.rows.append(row)
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.current_epoch + 1)
@@ -95,12 +109,36 @@ class Similarity(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws the start, unless a checkpoint goes on."""
-        if trainer.current_epoch == 0:
+        if trainer.global_step == 0:
             self.draw(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws the end."""
         self.draw(trainer, pl_module)
+
+
+class Last(ModelCheckpoint):
+    """Keeps the checkpoint that a run goes on from, apart from all that the user's own callbacks keep."""
+
+    @property
+    def state_key(self) -> str:
+        """The name of its state in the checkpoint; Lightning refuses two callbacks of one name."""
+        return "vitpos.Last"
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the config where the logger writes or, where it writes no files, in the folder of the run."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Saves it, once."""
+        self.save_to_log_dir = trainer.log_dir is not None
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Saves it where Lightning would not."""
+        if not self.save_to_log_dir:
+            path = Path(trainer.default_root_dir) / self.config_filename
+            self.parser.save(self.config, str(path), skip_unset=False, overwrite=True, multifile=self.multifile)
 
 
 class Bar(TQDMProgressBar):
@@ -129,13 +167,16 @@ class EpochLines(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
         self.began, self.first = time.perf_counter(), trainer.current_epoch
-        if self.first:
-            self.say(f"goes on after epoch {self.first}")
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if self.first or batches:
+            self.say(f"goes on after epoch {self.first}" + (f" and {batches} batches" if batches else ""))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prints the epoch's line."""
         row, done = self.history.rows[-1], trainer.current_epoch + 1
         epochs = trainer.max_epochs or done
+        if epochs < 0:  # max_steps alone says how long
+            epochs = math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / trainer.num_training_batches)
         left = (time.perf_counter() - self.began) / (done - self.first) * (epochs - done)
         parts = [f"epoch {done}/{epochs}", f"loss {row['train/loss']:.3f}"]
         if "val/accuracy" in row:
@@ -147,7 +188,7 @@ class EpochLines(L.Callback):
         """Prints a line and keeps it in the log."""
         line = f"{self.prefix}  {text}"
         print(line, flush=True)
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}  {line}\n")
 
 

@@ -1,71 +1,36 @@
 """The command line of one run: ``vitpos fit``, ``validate`` and ``test``, by LightningCLI."""
 
+import contextlib
+import errno
 import itertools
+import json
 import logging
+import os
 import re
+import shlex
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from vitpos.configs import check_seed, refuse_twice
 from vitpos.data.module import ImageData
-from vitpos.errors import VitposError, unknown
-from vitpos.train.callbacks import Bar, EpochLines, History, Similarity
+from vitpos.errors import VitposError
+from vitpos.lock import hold
+from vitpos.paths import expand
+from vitpos.train import checkpoint as checkpoints
+from vitpos.train.callbacks import Bar, EpochLines, History, Last, SaveConfig, Similarity
+from vitpos.train.flags import check_flags, check_length, in_one_process
+from vitpos.train.parser import Parser, refused
 from vitpos.train.speed import keep_memory
 from vitpos.train.task import Classifier
-
-
-class Parser(LightningArgumentParser):
-    """Says what is wrong with an option or a key of a config in one line, with the nearest that exists."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Raises the error instead of printing the usage, which here is two hundred lines long.
-
-        Raises:
-            VitposError: Always.
-        """
-        raise readable(" ".join(message.split()), list(destinations(self)))
-
-
-def destinations(parser: Any) -> Iterator[str]:
-    """Names all keys of a parser and of its subcommands."""
-    for action in parser._actions:
-        if isinstance(action.choices, dict):
-            for subparser in action.choices.values():
-                yield from destinations(subparser)
-        elif action.dest not in ("help", "print_config", "print_shtab", "model.position", "model.seed", "data.seed"):
-            yield action.dest
-
-
-def readable(text: str, keys: list[str]) -> VitposError:
-    """Turns what jsonargparse says about a mistake into what a user wants to know."""
-    key = r"(?:(?:[Uu]nrecognized arguments: --)|(?:(?:[Oo]ption|key|Key) '))([\w.]+)"
-    refused = re.search(r"nrecognized arguments|not accept|not expected", text)
-    if refused and (found := re.search(key, text)):
-        group = re.search(r"Group '([\w.]+)'", text)
-        return unknown_key(f"{group[1]}.{found[1]}" if group else found[1], keys)
-    wanted = r"(?:Expected an? (.*?)\. Got value|Does not .* Subtypes: \[(.*?)\] Errors: .*Given value)"
-    if found := re.search(rf'"([\w.]+)": .*?{wanted}: (.*)$', text):
-        kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", found[2] or found[3]).replace("NoneType", "null")
-        kind = kind.replace("typing.Literal", "one of ") if "[" in kind else kind.replace(", ", " or ")
-        return VitposError(f"{found[1]} should be {kind}, got {found[4]!r}")
-    text = re.sub(r'^(Parser )?key "config": | "<unicode string>",', "", text)
-    return VitposError(text.replace("Unexpected config", "a config should hold keys and values, got"))
-
-
-def unknown_key(key: str, keys: list[str]) -> VitposError:
-    """Makes the error for an unknown key; the known ones are those beside it, since all would fill a screen."""
-    group = key.rpartition(".")[0]
-    beside = {known for known in keys if known.rpartition(".")[0] == group}
-    return unknown("option", key, beside or {known.partition(".")[0] for known in keys})
 
 
 def command(words: list[str]) -> None:
@@ -89,12 +54,16 @@ class VitposCLI(LightningCLI):
         args: Config as a dictionary, or the command line as a list.
         run: Whether to carry the subcommand out; without, ``trainer``, ``model`` and ``datamodule`` are made only.
         prefix: What the lines of progress begin with; without one the terminal gets a progress bar.
+        checkpoint: Without a subcommand, the checkpoint that training will go on from.
     """
 
     history: History
 
-    def __init__(self, args: dict[str, Any] | list[str], *, run: bool, prefix: str = "") -> None:
+    def __init__(
+        self, args: dict[str, Any] | list[str], *, run: bool, prefix: str = "", checkpoint: Path | None = None
+    ) -> None:
         self.prefix = prefix
+        self.checkpoint = None if checkpoint is None else checkpoints.read(checkpoint)
         keep_memory()
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
@@ -104,24 +73,29 @@ class VitposCLI(LightningCLI):
         warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")  # validate needs no history
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own, against torch 2.14
         sys.argv = sys.argv[:1]  # LightningCLI warns when both this and args are given
-        super().__init__(
-            Classifier,
-            ImageData,
-            seed_everything_default=0,
-            trainer_defaults={
-                "max_epochs": 100,
-                "devices": 1,
-                "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
-                "log_every_n_steps": 1,
-            },
-            save_config_kwargs={"overwrite": True},
-            parser_class=Parser,
-            auto_configure_optimizers=False,
-            parser_kwargs={"allow_abbrev": False},
-            args=args,
-            run=run,
-        )
+        try:
+            with contextlib.ExitStack() as self.held:
+                super().__init__(
+                    Classifier,
+                    ImageData,
+                    seed_everything_default=0,
+                    trainer_defaults={
+                        "max_epochs": 100,
+                        "devices": 1,
+                        "num_sanity_val_steps": 0,
+                        "enable_model_summary": False,
+                        "log_every_n_steps": 1,
+                    },
+                    save_config_callback=SaveConfig,
+                    save_config_kwargs={"overwrite": True},
+                    parser_class=Parser,
+                    auto_configure_optimizers=False,
+                    parser_kwargs={"allow_abbrev": False},
+                    args=args,
+                    run=run,
+                )
+        except Exception as error:
+            raise refused(error) or error from error
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -143,32 +117,89 @@ class VitposCLI(LightningCLI):
             VitposError: A mistake in the options or the config, or no checkpoint where one is needed.
         """
         try:
+            for word in args if isinstance(args, list) else ():
+                if (file := Path(word.rpartition("=")[2])).suffix in (".yaml", ".yml") and file.is_file():
+                    refuse_twice(file)
             super().parse_arguments(parser, args)
         except VitposError as error:
             files = [word for option, word in itertools.pairwise(args) if option in ("--config", "-c")]
             where = ", ".join(file for file in files if file not in str(error))
             raise VitposError(f"{error} (config: {where})" if where else str(error)) from error
         self.subcommand = self.config.get("subcommand")
-        if isinstance(seed := self._get(self.config, "seed_everything"), bool):
-            raise VitposError(f"seed_everything should be a whole number, got {str(seed).lower()}")
+        check_seed(self._get(self.config, "seed_everything"), "seed_everything")
         if self.subcommand is None:
             return
         options = self.config[self.subcommand]
         if self.subcommand != "fit" and options.ckpt_path is None:
             raise VitposError(f"{self.subcommand} needs a checkpoint: --ckpt_path, such as runs/x/last.ckpt")
         if options.ckpt_path == "last":
-            last = self.folder / "last.ckpt"
-            options.ckpt_path = None if self.subcommand == "fit" and not last.exists() else str(last)
-        if options.ckpt_path is not None:  # the model's options come from the checkpoint, by LightningCLI
-            trained = read_checkpoint(Path(options.ckpt_path))["hyper_parameters"]
-            options.position, options.seed_everything = trained["position"], trained["seed"]
+            fresh = self.subcommand == "fit" and not checkpoints.candidates(self.folder)
+            options.ckpt_path = None if fresh else str(checkpoints.newest(self.folder))
+        elif options.ckpt_path is not None:
+            given = expand(options.ckpt_path)
+            options.ckpt_path = str(checkpoints.newest(given) if checkpoints.candidates(given) else given)
+        if options.ckpt_path is not None:
+            self.checkpoint = checkpoints.read(Path(options.ckpt_path))
+            self.take_options(parser, args, options)
+
+    def take_options(self, parser: LightningArgumentParser, args: list[str], options: Any) -> None:
+        """Takes from the checkpoint the options that are not given; `check_checkpoint` compares those that are.
+
+        Raises:
+            VitposError: The checkpoint names a file of a scheme that was not given in so many words: it would be run.
+        """
+        trained = cast(checkpoints.Checkpoint, self.checkpoint)["vitpos"]["options"]
+        position = trained["position"]
+        if checkpoints.runs_a_file(position) and not checkpoints.same_scheme(position, options.position):
+            raise VitposError(
+                f"{options.ckpt_path} was trained with a scheme from a file, which is run only if you name it: "
+                f"pass --position {position!r}"
+            )
+        config: dict[str, Any] = {}
+        for key, value in trained.items():
+            group, _, name = key.rpartition(".")
+            automatic = key == "trainer.precision" and value == chosen_precision(options.trainer.accelerator)
+            wanted = key in checkpoints.OPTIONS if group == "trainer" else group in ("", "model", "data")
+            if not automatic and wanted and (self.subcommand == "fit" or group != "trainer" or name == "precision"):
+                (config.setdefault(group, {}) if group else config)[name] = value
+        self.config = parser.parse_args([args[0], "--config", json.dumps(config), *args[1:]])  # what comes later wins
+        self.config[args[0]].ckpt_path = options.ckpt_path
+
+    def _parse_ckpt_path(self) -> None:
+        """Does what LightningCLI does here in `take_options`: its own would pass over options that are given."""
+
+    def check_checkpoint(self) -> None:
+        """Refuses options that contradict the checkpoint, before anything is written.
+
+        Raises:
+            VitposError: What differs, with both values.
+        """
+        if self.checkpoint is not None:
+            checkpoints.check(
+                self.checkpoint, self.model, self.datamodule, self.trainer, train=self.subcommand in (None, "fit")
+            )
+
+    before_validate = before_test = check_checkpoint
+
+    def before_fit(self) -> None:
+        """Compares with the checkpoint, and leaves its path out of the saved config, which repeats the whole run."""
+        self.check_checkpoint()
+        last, path = self.folder / "last.ckpt", self.config["fit"]["ckpt_path"]
+        if path and Path(path) == checkpoints.previous(last):
+            last.unlink(missing_ok=True)  # damaged, it would take the place of the whole one when the next is written
+        self.config["fit"]["ckpt_path"] = None
+        if self.checkpoint is not None:
+            for key, old, new in checkpoints.lengths(self.checkpoint, self.trainer):
+                print(f"{key} is {new}, it was {old}: the learning rate follows the new length from here on")
+        elif not self._get(self.config, "trainer").fast_dev_run:
+            checkpoints.discard(self.folder)
 
     @property
     def folder(self) -> Path:
         """The folder of the run: ``trainer.default_root_dir``, else one named after what is trained."""
         given = self._get(self.config, "trainer").default_root_dir
         if given:
-            return Path(given)
+            return expand(given)
         model, data = self._get(self.config, "model"), self._get(self.config, "data")
         scheme, seed = slug(self._get(self.config, "position")), self._get(self.config, "seed_everything")
         return Path("runs", f"{data.name}-{model.name.removeprefix('vitpos_')}-{scheme}-s{seed}")
@@ -182,64 +213,91 @@ class VitposCLI(LightningCLI):
         """
         config = self._get(self.config_init, "trainer")
         folder = self.folder
-        last = folder / "last.ckpt"
-        going_on = self.subcommand is None or self._get(self.config, "ckpt_path") is not None
-        if self.subcommand == "fit" and last.exists() and not going_on:
+        check_flags(config)
+        if self.subcommand in (None, "fit"):
+            self.claim(folder)
+        files = checkpoints.candidates(folder) if self.subcommand == "fit" else []
+        if files and (held := checkpoints.another(files[0], self.checkpoint)):
             raise VitposError(
-                f"{folder} already holds a run of {finished_epochs(last)} epochs; go on with --ckpt_path last, "
-                "or name another folder with --trainer.default_root_dir"
+                f"{folder} already holds {held}; go on with --ckpt_path last, or name another folder with "
+                "--trainer.default_root_dir"
             )
-        devices = len(config.devices) if isinstance(config.devices, list) else config.devices
-        if devices not in (1, "1"):  # more would start this command once per device
-            raise VitposError(f"a run takes one device, got trainer.devices={config.devices!r}")
         kwargs["default_root_dir"] = folder
         if config.precision is None:
-            kwargs["precision"] = "bf16-mixed" if fast_bf16(config.accelerator) else "32-true"
+            kwargs["precision"] = chosen_precision(config.accelerator)
             torch.backends.cuda.matmul.fp32_precision = "tf32"  # of the products that stay in float32
         elif str(config.precision).startswith("bf16") and on_gpu(config.accelerator) and not fast_bf16("cuda"):
             raise VitposError(
                 f"trainer.precision is {config.precision}, but {torch.cuda.get_device_name()} has no bfloat16; "
                 "use 32-true or 16-mixed, or leave it out"
             )
-        bar = sys.stderr.isatty() and not self.prefix and config.enable_progress_bar is not False
-        kwargs["enable_progress_bar"] = bar
+        given = listed(config.callbacks)
+        theirs = any(isinstance(callback, ProgressBar) for callback in given)
+        bar = sys.stderr.isatty() and not self.prefix and config.enable_progress_bar is not False and not theirs
+        if not theirs:
+            kwargs["enable_progress_bar"] = bar
         bars: list[Callback] = [Bar()] if bar else []
+        kwargs["plugins"] = in_one_process(listed(config.plugins))
         if self.subcommand not in (None, "fit"):
-            return self.make_trainer(
-                **kwargs, logger=False, enable_checkpointing=False, callbacks=[*(config.callbacks or []), *bars]
-            )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise VitposError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
+            kwargs |= {"logger": False, "enable_checkpointing": False, "callbacks": [*given, *bars]}
+            return super().instantiate_trainer(**kwargs)
         history = self.history = History(folder)
         kwargs["callbacks"] = [
-            *(config.callbacks or []),
+            *given,
             history,
             Similarity(),
-            *(bars or [EpochLines(folder, self.prefix or folder.name, history)]),
-            ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
+            *(bars if bar or theirs else [EpochLines(folder, self.prefix or folder.name, history)]),
         ]
+        if config.enable_checkpointing is not False:
+            last_epoch = Last(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+            kwargs["callbacks"].append(last_epoch)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
+            kwargs["plugins"].append(checkpoints.WholeFiles())
         if config.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(
                 folder,
                 name="",
                 version="tensorboard",
                 default_hp_metric=False,  # else every run shows hp_metric = -1
-                purge_step=finished_epochs(last) + 1 if going_on and last.exists() else None,
+                purge_step=checkpoints.purge_step(self.checkpoint, config.max_epochs, config.max_steps),
             )
-        return self.make_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        check_length(trainer)
+        return trainer
 
-    def make_trainer(self, **kwargs: Any) -> Trainer:
-        """Makes the trainer; what Lightning has against its options becomes one line."""
+    def claim(self, folder: Path) -> None:
+        """Makes the folder of a run, and keeps other runs out of it until this one ends; `study run` does so itself.
+
+        Raises:
+            VitposError: Another one is in it, or it cannot be written.
+        """
         try:
-            return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ModuleNotFoundError) as error:
-            raise VitposError(f"trainer: {' '.join(str(error).split())}") from error
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, "it is read-only")
+            if self.subcommand == "fit":
+                taken = f"another vitpos fit works in {folder}; wait for it, or name another folder with "
+                self.held.enter_context(hold(folder / ".lock", f"{taken}--trainer.default_root_dir"))
+                for part in folder.glob("*.part"):  # of a process that was killed
+                    part.unlink()
+        except OSError as error:
+            raise VitposError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
 
     def after_fit(self) -> None:
         """Says where the run lies."""
-        print(f"written to {self.folder}; curves: tensorboard --logdir {self.folder}")
+        if self.checkpoint is not None and self.checkpoint["global_step"] == self.trainer.global_step:
+            steps = self.trainer.global_step
+            print(
+                f"nothing left to do after {steps} steps; for more, raise --trainer.max_epochs or --trainer.max_steps"
+            )
+            return
+        if self._get(self.config, "trainer").fast_dev_run:
+            print("a trial of the code (trainer.fast_dev_run): no checkpoint is kept, no curves")
+            return
+        folders = [str(logger.save_dir) for logger in self.trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        print(
+            f"written to {self.folder}" + "".join(f"; curves: tensorboard --logdir {shlex.quote(f)}" for f in folders)
+        )
 
     def after_validate(self) -> None:
         """Prints the metrics."""
@@ -249,31 +307,19 @@ class VitposCLI(LightningCLI):
     after_test = after_validate
 
 
+def listed(given: Any) -> list[Any]:
+    """Makes a list of an option that may be one thing, several or none."""
+    return given if isinstance(given, list) else [] if given is None else [given]
+
+
 def slug(text: str) -> str:
     """Writes a scheme as a file name: ``sinusoidal_2d(scale=0.02)`` becomes ``sinusoidal_2d-scale-0.02``."""
     return re.sub(r"[^\w.+]+", "-", text).strip("-")
 
 
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Reads a checkpoint of `Classifier`.
-
-    Raises:
-        VitposError: There is no such file, or it is no checkpoint.
-    """
-    if not file.exists():
-        raise VitposError(f"no checkpoint {file}")
-    try:
-        checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        if {"epoch", "hyper_parameters"} <= checkpoint.keys():
-            return checkpoint
-    except Exception as error:  # torch raises half a dozen kinds for a damaged file
-        raise VitposError(f"{file} is damaged ({type(error).__name__}): remove it to start over") from error
-    raise VitposError(f"{file} is no checkpoint of vitpos fit: it holds {', '.join(map(str, checkpoint))[:80]}")
-
-
-def finished_epochs(checkpoint: Path) -> int:
-    """Reads how many epochs a checkpoint holds (errors as `read_checkpoint`)."""
-    return int(read_checkpoint(checkpoint)["epoch"]) + 1
+def chosen_precision(accelerator: str) -> str:
+    """Returns the precision where none is asked for: bf16 where the hardware has it."""
+    return "bf16-mixed" if fast_bf16(accelerator) else "32-true"
 
 
 def on_gpu(accelerator: str) -> bool:

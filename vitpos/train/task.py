@@ -1,5 +1,6 @@
 """The training task: a timm ViT, a position scheme, and the recipe that is the same for all of them."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -19,6 +20,7 @@ from vitpos import positions
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError, unknown
 from vitpos.seeding import derive
+from vitpos.train import checkpoint as checkpoints
 from vitpos.train.speed import Attention, Compile, choose_attention, compiles
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -80,6 +82,10 @@ class Classifier(L.LightningModule):
         self.net: VisionTransformer | None = None
         self.mix: Mixup | None = None
         self.right: list[torch.Tensor] = []
+        self.run_hash: str | None = None  # of the run of a study
+        self.sources = checkpoints.trail([])
+        self._trained: dict[str, Any] | None = None
+        self._brought: checkpoints.Checkpoint = {}
         self.step: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = self.loss
 
     @property
@@ -137,8 +143,68 @@ class Classifier(L.LightningModule):
                 label_smoothing=options["label_smoothing"],
                 num_classes=data.num_classes,
             )
+        self.example_input_array = torch.zeros(1, data.in_chans, *data.img_size)  # for Lightning's model summary
         self.net = cast(VisionTransformer, net)
         return self.net
+
+    def on_fit_start(self) -> None:
+        """Notes the options before callbacks change them from epoch to epoch."""
+        self._trained = checkpoints.describe(self, self.data, self.trainer)
+
+    def on_save_checkpoint(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Adds what the weights belong to, and of an epoch in progress its means and gradients."""
+        mean, deviation = self.data.moments
+        belongs = self._trained or checkpoints.describe(self, self.data, self.trainer)
+        checkpoint["vitpos"] = {
+            **belongs,
+            "data": {**belongs["data"], "mean": mean.flatten().tolist(), "deviation": deviation.flatten().tolist()},
+            "geometry": dataclasses.asdict(cast(Any, self.net).pos_embed.geometry),
+            "hash": self.run_hash,
+            "sources": self.sources,
+            "batches": self.trainer.num_training_batches,
+            **checkpoints.epoch_so_far(self, self.trainer),
+        }
+
+    def on_load_checkpoint(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Takes the normalisation of the training data, and makes training go on at the step that comes next.
+
+        Raises:
+            VitposError: The data are not those that the checkpoint was trained on, or it is of an older version.
+        """
+        if "vitpos" not in checkpoint:
+            raise VitposError("the checkpoint is of an older version of vitpos, which did not keep its data in it")
+        brought = checkpoint["vitpos"]
+        train, data = self.trainer.state.fn == "fit", brought["data"]
+        checkpoints.check_data(data, self.data.describe(), train=train)
+        mean, deviation = (torch.tensor(data[key])[:, None, None] for key in ("mean", "deviation"))
+        self.data.moments = mean, deviation
+        self.sources = checkpoints.trail(brought["sources"])
+        if train:
+            inside = checkpoints.done(checkpoint)[1]
+            self._brought = brought if inside else {**brought, "sums": {}, "gradients": {}}
+            checkpoints.settle(checkpoint)
+
+    def on_train_start(self) -> None:
+        """Makes the schedule anew and, where a run goes on, sets its gradients accumulated so far.
+
+        A checkpoint may bring the schedule of another length, and finders of the rate or the batch size change what it
+        was made from.
+        """
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, CosineLRScheduler):
+                config.scheduler = self.schedule(config.scheduler.optimizer)
+                config.scheduler.step_update(self.global_step)
+        if self._brought:
+            self.trainer.accumulate_grad_batches = self._brought["accumulate"]
+            for name, parameter in self.named_parameters():
+                if (gradient := self._brought["gradients"].get(name)) is not None:
+                    parameter.grad = gradient.to(parameter.device)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Adds what the epoch had summed up before it went on."""
+        if self._brought:
+            checkpoints.add_sums(self._brought["sums"], self.trainer)
+            self._brought = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Computes logits (B, classes) from normalised images (B, C, H, W)."""
@@ -205,11 +271,21 @@ class Classifier(L.LightningModule):
             raise VitposError("the network is not built yet: call build(data) or let the trainer do it")
         decay = self.hparams["weight_decay"]
         groups = param_groups_weight_decay(net, weight_decay=decay, no_weight_decay_list=net.no_weight_decay())
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], fused=True)
+        # Lightning clips in mixed precision what is not fused only
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], fused=not self.trainer.gradient_clip_val)
+        self.trainer.fit_loop.setup_data()  # which counts the batches; max_epochs needs that, but max_steps does not
+        schedule = {"scheduler": self.schedule(optimizer), "interval": "step"}
+        # Lightning takes timm's schedulers, but its types name torch's only.
+        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": schedule})
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> CosineLRScheduler:
+        """Makes the course of the learning rate: linear warm-up, then a cosine to 0 at the last step."""
         steps = int(self.trainer.estimated_stepping_batches)
         epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches  # in steps
         warmup = max(min(round(self.hparams["warmup_epochs"] * epoch), steps - 1), 0)
-        scheduler = CosineLRScheduler(
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = self.hparams["lr"]
+        return CosineLRScheduler(
             optimizer,
             t_initial=steps - warmup,
             warmup_t=warmup,
@@ -217,10 +293,10 @@ class Classifier(L.LightningModule):
             warmup_prefix=True,
             t_in_epochs=False,
         )
-        schedule = {"scheduler": scheduler, "interval": "step"}
-        # Lightning takes timm's schedulers, but its types name torch's only.
-        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": schedule})
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Moves timm's scheduler to the step that comes next."""
-        scheduler.step_update(self.global_step)
+        """Moves timm's scheduler to the step that comes next, and one of torch's by one step."""
+        if isinstance(scheduler, CosineLRScheduler):
+            scheduler.step_update(self.global_step)
+        else:  # of a callback's
+            super().lr_scheduler_step(scheduler, metric)

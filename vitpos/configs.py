@@ -1,0 +1,85 @@
+"""Reading configs and study files: one value for one number, and no key twice."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vitpos.errors import VitposError
+
+SEEDS = 2**32  # numpy, and so Lightning, takes the seeds below
+
+
+class Loader(yaml.SafeLoader):
+    """Reads YAML as version 1.2 reads numbers: ``1e-3`` is one, not text."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file that holds keys and values.
+
+    Raises:
+        VitposError: It cannot be read, is not YAML, has a key twice, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a mark
+        content = yaml.load(text, Loader)
+    except OSError as error:
+        raise VitposError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, a date that does not exist
+        raise VitposError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise VitposError(f"{path} should hold keys and values, got {type(content).__name__}")
+    refuse_twice(path)
+    return content
+
+
+def refuse_twice(path: Path) -> None:
+    """Stops at a key that a YAML file gives twice, nested or dotted; YAML would take the last without a word.
+
+    Raises:
+        VitposError: Names the key and both lines.
+    """
+    lines: dict[str, int] = {}
+    try:
+        tree = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return  # whoever reads it will say so
+    for key, line in keys(tree, set()):
+        if key in lines:
+            raise VitposError(f"{path} gives {key} twice: in line {lines[key]} and in line {line}; leave one out")
+        lines[key] = line
+
+
+def keys(node: yaml.Node | None, seen: set[int], prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Yields the dotted keys of a YAML document and their lines, also of mappings within lists; aliases once."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            if key.tag != "tag:yaml.org,2002:merge":
+                yield name, key.start_mark.line + 1
+            yield from keys(value, seen, f"{name}.")
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from keys(item, seen, f"{prefix[:-1]}[{index}].")
+
+
+def check_seed(seed: object, where: str) -> None:
+    """Checks a seed of a run.
+
+    Raises:
+        VitposError: It is no whole number, or out of range.
+    """
+    if type(seed) is not int:
+        raise VitposError(f"{where} should be a whole number, got {str(seed).lower()}")
+    if not 0 <= seed < SEEDS:
+        raise VitposError(f"{where} should be a whole number from 0 to {SEEDS - 1}, got {seed}")

@@ -1,0 +1,87 @@
+"""One image file as 8-bit RGB pixels, or a reason why it is none."""
+
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vitpos.data.images import Array
+
+# All that Pillow itself decodes and people keep images in. Not EPS, for which Pillow starts Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "SGI", "ICO", "TGA")
+BACKDROP = 128  # grey, on which neither a black nor a white shape vanishes
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+
+
+class Decoded(NamedTuple):
+    """What was found in an image file."""
+
+    pixels: Array  # (3, H, W)
+    deep: bool  # its pixels had more than 8 bits
+    frames: bool  # it holds several frames, of which this is the first
+
+
+def suffixes() -> set[str]:
+    """Gives the suffixes of `FORMATS`, such as ``.png``."""
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+
+
+def decode(file: Path | BinaryIO, formats: tuple[str, ...] = FORMATS) -> Decoded:
+    """Decodes an image to RGB, as a viewer shows it.
+
+    It is turned upright where its EXIF data says so. Grey of 16 bits is scaled to 8 (``value / 257``, rounded), that of
+    12 bits likewise. Where it is transparent a grey of 128 shows. Of several frames the first is taken.
+
+    Args:
+        file: A path, or an open file.
+        formats: Pillow's names of the formats that are tried; no other decoder sees the file.
+
+    Returns:
+        The pixels, and what is worth a remark.
+
+    Raises:
+        ValueError: The file does not decode, or its pixels are floats or 32-bit integers, whose black and white are not
+            known. The message lacks the name of the file.
+    """
+    try:
+        # What warns, such as damaged EXIF data, does not concern the pixels: where those are damaged, it raises.
+        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=formats) as opened:
+            image = _upright(opened)
+            frames = getattr(opened, "is_animated", False) and opened.format != "MPO"  # its second one is a preview
+            deep = image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM")
+            if deep:
+                image = _eight_bits(image, dict(getattr(opened, "tag_v2", {})))
+            if image.mode not in ("I", "F"):
+                return Decoded(_rgb(image), deep, frames)
+    except Exception as error:  # decoders raise what they like for a damaged file
+        raise ValueError(f"does not decode ({' '.join(str(error).split()) or type(error).__name__})") from error
+    kind = {"I": "32-bit or signed integers", "F": "floats"}[image.mode]
+    raise ValueError(f"holds {kind} (Pillow's mode {image.mode!r}), of unknown range; save it with 8 or 16 bits")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, KeyError, TypeError):  # damaged EXIF data
+        image.load()
+        return image
+
+
+def _eight_bits(image: Image.Image, tags: dict[int, Any]) -> Image.Image:
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    values = np.asarray(image)
+    grey = np.rint(values * (255 / (2**bits - 1))).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds in 8 bits only
+        grey = 255 - grey
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = BACKDROP
+    return Image.fromarray(grey)
+
+
+def _rgb(image: Image.Image) -> Array:
+    if image.has_transparency_data:
+        above = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (BACKDROP,) * 3 + (255,)), above)
+    return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
