@@ -1,4 +1,8 @@
-"""The pictures of a report. They draw tables and compute nothing; captions stand in the report's template."""
+"""The pictures of a report. They draw tables and compute nothing; captions stand in the report's template.
+
+``found`` comes from `verdict.verdicts`, tables from `breakdowns`, ``looks`` from `style.styles`. Where there is nothing
+to draw a function returns None.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -40,11 +44,6 @@ def forest(found: pd.DataFrame, terms: Terms, looks: Looks) -> Figure | None:
     """Draws the paired differences to the reference with intervals, the margin as a band, and the verdicts.
 
     Comparisons in several settings stand in groups. Of more than `_ROWS` the decided and the largest are drawn.
-
-    Args:
-        found: From `verdict.verdicts`.
-        terms: Reference, margin and alpha.
-        looks: From `style.styles`.
     """
     if found.empty:
         return None
@@ -131,12 +130,6 @@ def curves(data: Mapping[Variant, pd.DataFrame], at: Mapping[Setting, Sequence[V
 
     Up to eight schemes share a panel, and have a second one of the last third. More have a panel each, in which the
     others are grey. Where there are several settings, each has a panel, with the schemes that lack the option in all.
-
-    Args:
-        data: From `tables.curves`.
-        at: From `tables.by_setting`.
-        looks: From `style.styles`.
-        label: What is drawn, for the y axis.
     """
     if not data:
         return None
@@ -192,11 +185,7 @@ def curves(data: Mapping[Variant, pd.DataFrame], at: Mapping[Setting, Sequence[V
 
 
 def similarity(mosaics: Mapping[Variant, Floats]) -> Figure | None:
-    """Draws similarity maps as figure 7 of the ViT paper (arXiv:2010.11929): a panel a variant, all on one scale.
-
-    Args:
-        mosaics: From `tables.similarity`; of more than `_PANELS` those of the first setting are drawn.
-    """
+    """Draws similarity maps as figure 7 of the ViT paper (arXiv:2010.11929): a panel a variant, all on one scale."""
     if not mosaics:
         return None
     order = sorted(mosaics, key=lambda v: (v.position, [level_order(value) for _, value in v.others]))
@@ -226,12 +215,7 @@ def similarity(mosaics: Mapping[Variant, Floats]) -> Figure | None:
 
 
 def ranking(table: Table, looks: Looks) -> Figure | None:
-    """Draws how often each scheme had which rank, a block a setting.
-
-    Args:
-        table: From `breakdowns.ranking`.
-        looks: From `style.styles`.
-    """
+    """Draws how often each scheme had which rank, a block a setting."""
     shares = table.facts["shares"][:_ROWS]
     most = max((len(counts) for _, _, counts in shares), default=0)
     blocks: dict[str, list[tuple[str, list[Cell]]]] = {}
@@ -245,12 +229,7 @@ def ranking(table: Table, looks: Looks) -> Figure | None:
 
 
 def classes(table: Table, reference: str) -> Figure | None:
-    """Draws differences to the reference by class; of many classes the twelve in which some scheme differs most.
-
-    Args:
-        table: From `breakdowns.classes`.
-        reference: Position text.
-    """
+    """Draws differences to the reference by class; of many classes the twelve in which some scheme differs most."""
     names = table.facts["names"]
     if not names:
         return None
@@ -303,13 +282,7 @@ def _heat(blocks: Mapping[str, Sequence[tuple[str, Sequence[Cell]]]], columns: S
 
 
 def pareto(table: Table, terms: Terms, looks: Looks) -> Figure | None:
-    """Draws accuracy with its interval against relative cost, with the Pareto front, a panel a setting.
-
-    Args:
-        table: From `tables.cost`.
-        terms: Reference and metric.
-        looks: From `style.styles`.
-    """
+    """Draws accuracy with its interval against relative cost, with the Pareto front, a panel a setting."""
     points = table.facts["points"]
     names = list(dict.fromkeys(position for _, position, _, _ in points))
     at = list(dict.fromkeys(setting for setting, *_ in points))[:_PANELS]
@@ -372,14 +345,7 @@ def _spread_out(places: Mapping[str, float], spread: float) -> dict[str, float]:
 
 
 def factor(found: pd.DataFrame, axis: str, terms: Terms, looks: Looks) -> Figure | None:
-    """Draws the accuracy of each scheme at each value of an axis with its t interval, and how the ranks move.
-
-    Args:
-        found: From `tables.effects`.
-        axis: Its name.
-        terms: The metric.
-        looks: From `style.styles`.
-    """
+    """Draws the accuracy of each scheme at each value of an axis with its t interval, and how the ranks move."""
     levels = found.attrs["levels"]
     if found.empty or len(levels) < 2:
         return None

@@ -1,6 +1,5 @@
 """The tables of a report, on which its pictures and prose draw: pure functions of runs and verdicts; and writers."""
 
-import csv
 import io
 import math
 import re
@@ -70,10 +69,10 @@ class Table:
         """Heads and kinds of the columns."""
 
         def kind(head: str) -> str:
-            if re.search(r"\binterval\b", head):
-                return "interval" if head.endswith("of the mean") else "signed interval"
             first = self.frame[head].iloc[0] if len(self.frame) else ""
-            return "p" if re.search(r"\bp\b", head) else "axis" if isinstance(first, str) else "number"
+            if isinstance(first, tuple):
+                return "interval" if head.endswith("of the mean") else "signed interval"
+            return "axis" if isinstance(first, str) else "p" if re.search(r"\bp\b", head) else "number"
 
         return {head: self.kinds.get(head) or KINDS.get(head) or kind(head) for head in self.frame}
 
@@ -316,14 +315,12 @@ def to_csv(table: Table) -> str:
         return f"'{visible(value)}" if re.match(r"\s*[=+@\-]\s*\S|[\t\n]", value) else visible(value)
 
     for head, kind in table.columns.items():
-        ends = zip(*table.frame[head], strict=True) if kind.endswith("interval") else ()
-        columns |= {f"{head}, {end}": values for end, values in zip(("low", "high"), ends, strict=False)} or {
-            str(harmless(head)): [*map(harmless, table.frame[head])]
-        }
+        if kind.endswith("interval"):
+            columns[f"{head}, low"], columns[f"{head}, high"] = zip(*table.frame[head], strict=True)
+        else:
+            columns[str(harmless(head))] = [harmless(value) for value in table.frame[head]]
     text = io.StringIO()
-    pd.DataFrame(columns).to_csv(
-        text, index=False, float_format="%.10g", lineterminator="\n", quoting=csv.QUOTE_MINIMAL
-    )
+    pd.DataFrame(columns).to_csv(text, index=False, float_format="%.10g", lineterminator="\n")
     return text.getvalue()
 
 
