@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from vitpos.cli import main, parser
+from vitpos.lock import hold
 from vitpos.study import plan
 from vitpos.study.results import Results
 
@@ -149,6 +150,12 @@ def test_missing_and_damaged_data(refused, folder):
 def test_unwritable_folder_of_a_run(refused, folder):
     (folder / "taken").write_text("a file")
     refused(*FIT, "--trainer.default_root_dir", "taken", expected=["cannot write to taken: File exists"])
+
+
+def test_a_folder_takes_one_run_at_a_time(refused, folder):
+    with hold(folder / "run" / ".lock", "taken"):
+        refused(*FIT, "--trainer.default_root_dir", "run", expected=["another vitpos fit works in run"])
+    assert not (folder / "run" / "metrics.jsonl").exists()
 
 
 def test_full_disk_ends_a_run_with_one_line(refused, monkeypatch):

@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import functools
 import sys
 from collections.abc import Iterator
+from multiprocessing import parent_process
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -39,13 +41,18 @@ def hold(file: Path, taken: str, *, wait: float = 0) -> Iterator[None]:
             except OSError as error:
                 if isinstance(error, Timeout) or error.errno not in _NO_LOCKS:
                     raise
-                print(
+                _say_once(
                     f"vitpos: warning: the file system of {file.parent} has no locks ({error.strerror}); "
-                    f"the file {soft.name} stands for one, which other computers may see late",
-                    file=sys.stderr,
+                    "files in it stand for them, which other computers may see late"
                 )
                 stack.enter_context(SoftFileLock(soft, timeout=wait))
         except Timeout:
             left = f" (if none is at work any more, on any computer, remove {soft})" if soft.exists() else ""
             raise VitposError(f"{taken}{left}") from None
         yield
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    if parent_process() is None:  # the process that started this one has said it
+        print(text, file=sys.stderr, flush=True)

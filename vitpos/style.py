@@ -9,6 +9,7 @@ alike to a colour blind reader have unlike markers.
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,7 @@ def save(figure: Figure, path: Path) -> None:
     # no version or date in files under git
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
         written = io.BytesIO()
-        with matplotlib.rc_context(_SAVED):
+        with matplotlib.rc_context(_SAVED), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # letters that no font here has, names of a thousand letters
             figure.savefig(written, format=suffix[1:], dpi=150, metadata=metadata)
         write_whole(path.with_suffix(suffix), written.getvalue())

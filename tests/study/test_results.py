@@ -128,7 +128,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     file = tmp_path / "result.json"
     write(file, "old")
 
-    def half(self, text):
+    def half(self, text, **kwargs):
         with self.open("w") as part:
             part.write(text[:2])
         raise OSError(28, "No space left on device")
@@ -138,3 +138,51 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write(file, "new text")
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     assert file.read_text() == "old"
+
+
+def test_a_report_before_any_run_says_so(study_file, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for results in (tmp_path / "results", tmp_path / "link"):
+        assert main(["study", "report", str(study_file()), "--results", str(results)]) == 2
+        assert "no finished runs" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said(study_file, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert main(["study", "run", str(study_file()), "--results", str(tmp_path / "link")]) == 2
+    error = capsys.readouterr().err
+    assert "broken link" in error
+    assert "free space" not in error
+
+
+def test_leftovers_of_killed_processes_go(done):
+    results = Results(done.folder)
+    inside = results.of(plan.load(done.file).runs[0]) / "result.json.123.part"
+    beside = done.folder / "rows.jsonl.123.part"
+    inside.touch()
+    beside.touch()
+    with results.lock(), results.writing():
+        assert not inside.exists()
+        assert not beside.exists()
+        with pytest.raises(VitposError, match="another vitpos study run works in"), results.lock():
+            pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"axes": {"position": ["a\x1b[31m"]}}, r"axes.position.0 is 'a\x1b[31m'; allowed: text"),
+        ({"axes": {"position": ["a\nb"]}}, r"position is 'a\nb'; allowed: one line"),
+        ({"axes": {"position": ["\u202eabc"]}}, r"\u202eabc"),
+        ({"question": "\x07"}, r"question is '\x07'"),
+        ({"axes": {"position": ["learned", "x" * 1_000_000]}}, "allowed: text of at most"),
+        ({"reference": "x" * 90_000}, "characters ..."),
+    ],
+)
+def test_a_study_file_names_nothing_that_steers_a_terminal(study_file, tmp_path, capsys, changes, said):
+    assert main(["study", "status", str(study_file(**changes)), "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error[:-1].isprintable()
+    assert len(error) < 2500

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from whole import row_of
 
 from vitpos.errors import VitposError
 from vitpos.study import plan, timing
@@ -20,12 +21,9 @@ def results(tmp_path):
 
 def put(results, *runs, where=None):
     """Writes rows of (run, seconds)."""
-    where = where or hardware("cpu")
-    (results.folder / "rows.jsonl").write_text("".join(
-        json.dumps({"format": plan.FORMAT, "hash": run.hash, "axes": run.axes, "seed": run.seed, "seconds": seconds,
-                    "environment": {"hardware": where}}) + "\n"
-        for run, seconds in runs
-    ))  # fmt: skip
+    environment = {"device": "cpu", "hardware": where or hardware("cpu")}
+    rows = [row_of(run, seconds=seconds, environment=environment) for run, seconds in runs]
+    (results.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_finished_runs_count_for_their_variant_and_the_nearest_others(study_file, results):
@@ -51,7 +49,7 @@ def test_threads_are_not_the_hardware_and_other_hardware_does_not_count(study_fi
 
 def test_trials_are_planned_runs_too(study_file, results, monkeypatch):
     study = plan.load(study_file(tune={"model.lr": [1, 2]}, axes={"position": ["none", "learned"]}, seeds=[0]))
-    put(results, (study.runs[0], 10.0), (study.trials[1], 40.0))
+    put(results, (study.runs[0].with_choice({"model.lr": 1}), 10.0), (study.trials[1], 40.0))
     assert timing.estimate(study, results)[0] == 25  # three runs of each variant
 
 

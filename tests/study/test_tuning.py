@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+from whole import row_of
 
 from vitpos.cli import main
 from vitpos.data.module import ImageData
@@ -37,16 +38,7 @@ def put(results, run, accuracy, **fields):
     """Writes a result as a run would, or, without an accuracy, a failure."""
     folder = results.of(run)
     folder.mkdir(parents=True, exist_ok=True)
-    record = {
-        "format": plan.FORMAT,
-        "hash": run.hash,
-        "axes": run.axes,
-        "seed": run.seed,
-        "config": run.config,
-        **fields,
-    }
-    if run.trial:
-        record["trial"] = run.trial
+    record = row_of(run, **fields)
     if accuracy is None:
         write(folder / "failure.json", json.dumps({**record, "error": "it broke", "traceback": "at line 1"}))
     else:
@@ -333,7 +325,7 @@ def test_options_of_the_schemes_and_tuning_go_together(study_file, results):
     axes = {"position": ["none", "learned"], "position.scale": [0.1, 0.2]}
     found = plan.load(study_file(axes=axes, tune=GRID))
     assert len(found.trials) == 2 * 3
-    put_all(found, results, lambda t: t.trial["model.lr"] * (-1 if t.axes.get("position.scale") == 0.1 else 1))
+    put_all(found, results, lambda t: abs((t.axes.get("position.scale") == 0.1) - t.trial["model.lr"]))
     assert values(found, results) == [{"model.lr": lr} for lr in (0.005, 0.0001, 0.005)]
 
 

@@ -356,3 +356,15 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert len(list(target.parent.iterdir())) == 2
     files.remove_checkpoint(target)
     assert not list(target.parent.iterdir())
+
+
+def test_a_checkpoint_cannot_have_classes_of_its_own_made(copy, tmp_path):
+    made = tmp_path / "made"
+    hostile = {"class_path": "builtins.open", "init_args": {"file": str(made), "mode": "w"}}
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(made)}}
+    for file in checkpoints.candidates(copy):
+        checkpoint = torch.load(file, weights_only=True)
+        checkpoint["vitpos"]["options"] |= {"trainer.logger": logger, "trainer.callbacks": [hostile], "x.y": hostile}
+        torch.save(checkpoint, file)
+    fit(copy, *SMALL, *HARD, "--trainer.max_epochs", 4, "--ckpt_path", "last")
+    assert not made.exists()

@@ -56,6 +56,11 @@ class Terms:
         return f"{100 * (1 - self.alpha):g} %"
 
     @property
+    def margin_label(self) -> str:
+        """The margin in words: ``1 point``."""
+        return f"{self.margin:g} point{'' if self.margin == 1 else 's'}"
+
+    @property
     def metric_label(self) -> str:
         """The metric in words: ``test accuracy``."""
         return metric_label(self.metric)

@@ -85,7 +85,7 @@ def _and(items: Sequence[str]) -> str:
 
 
 def _said(verdict: str, terms: Terms) -> str:
-    return verdict.replace("equivalent", f"equivalent (within {terms.margin:g} points)")
+    return verdict.replace("equivalent", f"equivalent (within {terms.margin_label})")
 
 
 def warnings(

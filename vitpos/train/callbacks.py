@@ -118,12 +118,7 @@ class Similarity(L.Callback):
 
 
 class Last(ModelCheckpoint):
-    """Keeps the checkpoint that a run goes on from, apart from all that the user's own callbacks keep."""
-
-    @property
-    def state_key(self) -> str:
-        """The name of its state in the checkpoint; Lightning refuses two callbacks of one name."""
-        return "vitpos.Last"
+    """Keeps the checkpoint that a run goes on from; of a class of its own, so that users can add theirs beside it."""
 
 
 class SaveConfig(SaveConfigCallback):
