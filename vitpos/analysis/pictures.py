@@ -95,7 +95,7 @@ def forest(found: pd.DataFrame, terms: Terms, looks: Looks) -> Figure | None:
 def _difference(axes: Axes, y: float, d: pd.Series, look: Style, limits: tuple[float, float]) -> None:
     """Draws a row of the forest; y is in inches from the top."""
     text = f"{number(d['mean'], sign=True)}  {d['verdict']}" if d["n"] else d["verdict"]
-    axes.annotate(text, (1.02, y), xycoords=axes.get_yaxis_transform(), va="center", fontsize=10)
+    axes.annotate(text, (1.035, y), xycoords=axes.get_yaxis_transform(), va="center", fontsize=10)
     if not d["n"]:
         axes.text(0.5, y, "no pair of runs", transform=axes.get_yaxis_transform(), va="center", ha="center", fontsize=9)
         return
