@@ -183,17 +183,18 @@ def hierarchical(d: Floats, low: float, high: float) -> Floats:
 # Numbers of more than one step
 
 
-def until_settled(d: Floats, start: int = 6) -> tuple[Shown, Shown, Floats]:
+def until_settled(d: Floats, start: int = 6, margin: float = MARGIN) -> tuple[Shown, Shown, Floats]:
     """Adds seeds until every comparison is decided by sign bets.
 
     Args:
         d: (studies, m, most).
         start: Seeds before the first look.
+        margin: In points; with 0 no equivalence ends a study.
 
     Returns:
         Which comparisons show a difference, which equivalence, and the seeds of each study.
     """
-    tests = inference.bet_tests(d, MARGIN)
+    tests = inference.bet_tests(d, margin)
     equal, unequal = tests.equivalence >= 1 / ALPHA, tests.difference >= 1 / ALPHA
     settled = (equal | unequal).all(axis=1)
     settled[:, : start - 1] = False

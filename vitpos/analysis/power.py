@@ -147,9 +147,9 @@ def seeds_for_level(alpha: float, sides: int = 2) -> int:
 def deviation_limits(sd: float, n: int) -> tuple[float, float]:
     """Returns the lower and the upper confidence limit of a standard deviation, each at `CONFIDENCE`.
 
-    ``sd * sqrt((n - 1) / quantile of chi-square)``. Seeds that are counted from the deviation of a few seeds as if it
-    were the true one have less power than promised in more than half of studies; counted from the upper limit of 80 %,
-    in a fifth (see ``results/honesty.md``).
+    ``sd * sqrt((n - 1) / quantile of chi-square)``. From three seeds and a true difference of one deviation, half of
+    studies are advised a number of seeds with a power below one half if the deviation found is taken for the true one,
+    and 15 % if its upper limit is (see ``results/honesty.md``).
 
     Source: Browne, 1995, "On the use of a pilot sample for sample size determination".
 
