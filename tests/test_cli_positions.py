@@ -136,7 +136,7 @@ def test_nothing_is_drawn_of_none(folder, capsys):
 )
 def test_the_geometry_is_as_asked_or_the_models(monkeypatch, words, geometry):
     seen = []
-    monkeypatch.setattr("vitpos.analysis.portrait.draw", lambda scheme, name, path: seen.append(scheme.geometry))
+    monkeypatch.setattr("vitpos.portraits.draw.draw", lambda scheme, name, path: seen.append(scheme.geometry))
     assert main(["show", "learned", *words]) == 0
     assert seen == [geometry]
 

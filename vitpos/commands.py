@@ -51,7 +51,7 @@ def show_command(options: argparse.Namespace) -> int:
     """Carries out ``vitpos show``."""
     import torch
 
-    from vitpos.analysis import portrait
+    from vitpos.portraits.draw import draw
     from vitpos.positions import build
 
     out = options.out or Path(re.sub(r"[^\w.+]+", "-", options.scheme).strip("-.") + ".png")
@@ -60,7 +60,7 @@ def show_command(options: argparse.Namespace) -> int:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         scheme = build(options.scheme, geometry(options))
-    drawn = portrait.draw(scheme, options.scheme, out)
+    drawn = draw(scheme, options.scheme, out)
     print(
         out if drawn else f"{options.scheme} does nothing to tokens, queries, keys or logits: there is nothing to draw"
     )
@@ -152,7 +152,7 @@ def described(text: str) -> list[str]:
 
 def measured(text: str) -> tuple[str, int]:
     """Finds out the family of a scheme, ``""`` where it does nothing, and counts its parameters at ViT-S."""
-    from vitpos.analysis import probes
+    from vitpos.portraits import probes
     from vitpos.positions import Geometry, build
 
     small = build(text, Geometry((3, 4), 384, 6, 12))  # it does the same on a small grid, sooner

@@ -1,93 +1,154 @@
-"""How numbers are written, and one table in each format."""
+"""What the tables say, and how each format writes them."""
 
 import csv
 import io
 import math
 
+import numpy as np
 import pytest
+from scipy import stats
+from statsmodels.stats.weightstats import ttost_paired
 
-from vitpos.analysis.tables import (
-    Table,
-    counts,
-    duration,
-    intervals,
-    markdown,
-    names,
-    number,
-    numbers,
-    p_values,
-    plain,
-    texts,
-    to_booktabs,
-    to_csv,
-)
+from vitpos.analysis import tables
+from vitpos.analysis.runs import frame
+from vitpos.analysis.terms import Terms
+from vitpos.analysis.verdict import verdicts
 
-TABLE = Table(
-    "verdicts",
-    "Verdicts\nagainst `x`",
-    [names("scheme"), numbers("difference", sign=True), intervals("95 % interval"), p_values("p"), counts("n"),
-     texts("note")],
-    [
-        ["a_b(c=1)", -1.23456789012, (-2.0, -0.5), 0.0004, 1200, "so | **much**"],
-        ["d&e", math.nan, (math.nan, math.nan), math.nan, None, ""],
-    ],
-)  # fmt: skip
+TERMS = Terms("first", "Is it enough?", "learned", margin=1.5)
+OURS, THEIRS = [56.5, 58.0, 57.9, 56.9, 57.2, 57.4], [57.9, 58.3, 57.6, 58.1, 57.4, 57.7]
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3599.6, "1 h 00 min"),
-    (7500, "2 h 05 min"),
-])  # fmt: skip
-def test_duration(seconds, text):
-    assert duration(seconds) == text
+def analyse(rows, terms=TERMS):
+    runs = frame(rows, terms.metric)
+    return runs, verdicts(runs, terms)
 
 
-def test_a_number_that_rounds_to_nothing_has_no_minus():
-    assert number(-0.004) == "0.00"
-    assert number(-0.004, sign=True) == number(0.0, sign=True) == "+0.00"
-    assert number(-0.005001) == "-0.01"
-    assert number(math.nan) == "-"
+def pair(row, ours=OURS, theirs=THEIRS, **more):
+    return [
+        row(p, s, a / 100, **more) for p, values in (("x", ours), ("learned", theirs)) for s, a in enumerate(values)
+    ]
+
+
+def test_tests_equal_scipy_and_statsmodels(row):
+    runs, found = analyse(pair(row))
+    (t,) = tables.tests(runs, found, TERMS).frame.to_dict("records")
+    x = np.subtract(OURS, THEIRS)
+    assert t["sd"] == pytest.approx(x.std(ddof=1))
+    assert (
+        t["sign-flip p"] == stats.permutation_test((x,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    )
+    expected = stats.ttest_rel(OURS, THEIRS)
+    assert t["t-test p"] == pytest.approx(expected.pvalue, rel=1e-6)
+    assert t["95 % t interval"] == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert t["TOST p"] == pytest.approx(ttost_paired(np.array(OURS), np.array(THEIRS), -1.5, 1.5)[0], rel=1e-6)
+    assert t["correlation"] == pytest.approx(np.corrcoef(OURS, THEIRS)[0, 1])
+    assert "95 % BCa interval" not in t  # six pairs are too few
+    runs, found = analyse(pair(row, OURS * 2, THEIRS[::-1] * 2))
+    (t,) = tables.tests(runs, found, TERMS).frame.to_dict("records")
+    low, high = t["95 % BCa interval"]
+    assert low < found["mean"][0] < high
+
+
+def test_a_p_value_at_its_floor_is_not_shown(row):
+    runs, found = analyse(pair(row, [66.0, 66.5, 66.2], THEIRS[:3]))
+    table = tables.verdict_table(runs, found, TERMS)
+    (shown,) = table.frame.to_dict("records")
+    assert list(shown)[:3] == ["scheme", "verdict", "detail"]
+    assert (shown["verdict"], shown["detail"].split(";")[0]) == ("undecided", "too few seeds")
+    assert "indicated: better" in shown["detail"]
+    assert math.isnan(shown["p (difference)"])
+    assert "| - | - | 3 |" in tables.to_markdown(table)
+
+
+def test_errors_over_seeds_and_images(row):
+    rows = pair(row)
+    for r in rows:
+        r["data"] = {**r["data"], "test": 400}
+    runs, found = analyse(rows)
+    table = tables.errors(runs, found, TERMS)
+    (e,) = table.frame.to_dict("records")
+    assert e["error over seeds"] == pytest.approx(np.subtract(OURS, THEIRS).std(ddof=1) / math.sqrt(6))
+    p, q = np.mean(OURS) / 100, np.mean(THEIRS) / 100
+    assert e["error over images"] == pytest.approx(100 * math.sqrt((p * (1 - p) + q * (1 - q)) / 400), rel=1e-6)
+    assert (e["estimate"], table.facts["images"]) == ("upper bound", 400)
+    for r in rows:
+        del r["data"]["test"]
+    runs, found = analyse(rows)
+    assert tables.errors(runs, found, TERMS).frame.empty
+
+
+def test_confounders_are_counted_by_the_phrases_that_the_table_shows(study):
+    """A number of parameters follows from the kind, and makes no comparison a confounded one."""
+    for r in study:
+        r["config"]["position"] = r["axes"]["position"]
+        if r["axes"]["position"] == "learned":
+            r["position"] = {**r["position"], "rms_start": 0.02, "rms_end": 0.04}
+    runs, found = analyse(study)
+    table = tables.confounders(runs, found)
+    said = dict(zip(table.frame["scheme"], table.frame["also differs in"], strict=True))
+    assert said["none"] == "nothing found"
+    assert said["sinusoidal_2d"] == "starts at RMS 0.71 against 0.02 (ends at 0.7 against 0.04)"
+    assert sum(map(bool, table.facts["phrases"])) == sum(text != "nothing found" for text in said.values()) == 4
+    assert table.frame["of the reference"].tolist() == [6144] * 5
+
+
+def test_schemes_count_what_is_not_a_number(row):
+    rows = [*pair(row), row("cpe", 0, math.nan)]
+    table = tables.schemes(frame(rows, "test/accuracy"), TERMS)
+    assert table.frame["scheme"].tolist() == ["learned", "x", "cpe"]
+    assert table.frame["not a number"].tolist() == [0, 0, 1]
+    assert "not a number" not in tables.schemes(frame(rows[:-1], "test/accuracy"), TERMS).frame
+
+
+def test_options_are_compared_with_the_defaults_of_their_kind(study):
+    table = tables.options(frame(study, "test/accuracy"), TERMS)
+    found = table.frame.set_index("scheme")
+    assert found["difference"].to_dict() == pytest.approx(
+        {"sinusoidal_2d(scale=0.02)": -5.225, "sinusoidal_2d(temperature=100)": 1.125}
+    )
+    ((where, across, within),) = table.facts["spreads"]
+    assert (where, across[0]) == ("", ["learned", "sinusoidal_1d", "sinusoidal_2d"])
+    assert within["sinusoidal_2d"] == (3, pytest.approx(60.075 - 53.725))
+
+
+EVIL = "a|b`c\\d $x_1$ <i>&*é\n2nd_"
+
+
+def table(
+    rows=((EVIL, EVIL, -1.234, (-2.0, 3.0), 0.0004, 12345), ("b", "-", math.nan, (math.nan,) * 2, math.nan, None)),
+):
+    heads = ("scheme", "model.depth", "difference", "95 % interval", "p (difference)", "parameters")
+    return tables.build("Title", [dict(zip(heads, values, strict=True)) for values in rows])
 
 
 def test_markdown():
-    assert markdown(TABLE).splitlines() == [
-        "| scheme | difference | 95 % interval | p | n | note |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
-        "| `a_b(c=1)` | -1.23 | [-2.00, -0.50] | <0.001 | 1,200 | so \\| **much** |",
-        "| `d&e` | - | - | - | - |  |",
-    ]
+    head, rule, first, second = tables.to_markdown(table()).splitlines()
+    assert head == "| scheme | `model.depth` | difference | 95 % interval | p (difference) | parameters |"
+    assert rule == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    assert first == (
+        r"| `a\|b'c\d $x_1$ <i>&*é 2nd_` | a\|b\`c\\d $x_1$ &lt;i&gt;&amp;\*é 2nd\_ | −1.23 | [−2.00, +3.00] | <0.001 "
+        "| 12,345 |"
+    )
+    assert second == "| `b` | - | - | - | - | - |"
 
 
-def test_csv_has_all_digits_and_both_ends_and_no_markup():
-    header, first, second = csv.reader(io.StringIO(to_csv(TABLE)))
-    assert header == ["scheme", "difference", "95 % interval, low", "95 % interval, high", "p", "n", "note"]
-    assert first == ["a_b(c=1)", "-1.23456789", "-2", "-0.5", "0.0004", "1200", "so | much"]
-    assert second == ["d&e", "", "", "", "", "", ""]
+def test_csv():
+    rows = list(csv.reader(io.StringIO(tables.to_csv(table()))))
+    low, high = "95 % interval, low", "95 % interval, high"
+    assert rows[0] == ["scheme", "model.depth", "difference", low, high, "p (difference)", "parameters"]
+    assert rows[1] == [EVIL, EVIL, "-1.234", "-2", "3", "0.0004", "12345"]
+    assert rows[2] == ["b", "-", "", "", "", "", ""]
 
 
 def test_latex():
-    assert to_booktabs(TABLE).splitlines() == [
-        "% Verdicts against `x`; needs \\usepackage{booktabs}",
-        "\\begin{tabular}{lrrrrl}",
-        "\\toprule",
-        "scheme & difference & 95 \\% interval & p & n & note \\\\",
-        "\\midrule",
-        "\\texttt{a\\_b(c=1)} & $-1.23$ & $[-2.00, -0.50]$ & $<0.001$ & $1{,}200$ & so \\textbar{} \\textbf{much} \\\\",
-        "\\texttt{d\\&e} & - & - & - & - &  \\\\",
-        "\\bottomrule",
-        "\\end{tabular}",
-    ]
-
-
-def test_plain_keeps_to_the_width():
-    text = plain(
-        ["scheme", "n", "verdict"], [["long " * 20, "3", "better"], ["b", "12", "undecided"]], ["", "why " * 40]
+    lines = tables.to_latex(table()).splitlines()
+    assert lines[1] == r"\begin{tabular}{lrrrrr}"
+    assert lines[3] == r"scheme & model.depth & difference & 95 \% interval & p (difference) & parameters \\"
+    assert lines[5].startswith(
+        r"\texttt{a\textbar{}b`c\textbackslash{}d \$x\_1\$ \textless{}i\textgreater{}\&*é 2nd\_} & "
     )
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= 100
-    assert lines[0].split() == ["scheme", "n", "verdict"]
-    assert lines[-3].split() == ["b", "12", "undecided"]
-    assert lines[-1].startswith("    why")
+    assert lines[5].endswith(r" & $-1.23$ & $[-2.00, +3.00]$ & $<0.001$ & $12{,}345$ \\")
+    assert lines[-1] == r"\end{tabular}"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +157,5 @@ def test_plain_keeps_to_the_width():
      ("-0.5", "-0.5"), ("+1.5e-3", "+1.5e-3"), ("learned+cpe", "learned+cpe"), ("a\x1b[31m", "a\\x1b[31m")],
 )  # fmt: skip
 def test_no_cell_of_a_csv_is_a_formula(text, cell):
-    table = Table("t", "t", [names(text), texts("note")], [[text, text]])
-    header, first = csv.reader(io.StringIO(to_csv(table)))
+    header, first = csv.reader(io.StringIO(tables.to_csv(tables.build("t", [{text: text, "note": text}]))))
     assert (header[0], first) == (cell, [cell, cell])

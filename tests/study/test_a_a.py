@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vitpos.analysis.statistics import group
-from vitpos.analysis.verdict import compare
+from vitpos.analysis.runs import frame
+from vitpos.analysis.verdict import verdicts
 from vitpos.cli import main
 from vitpos.study import plan
 from vitpos.study.results import Results
@@ -24,7 +24,7 @@ def test_a_scheme_under_two_names_is_undecided_or_equivalent(tmp_path, monkeypat
     assert main(["study", "run", str(file), "--results", str(tmp_path)]) == 0
     loaded = plan.load(file)
     rows, failures = Results(tmp_path / "aa").collect(loaded)
-    (found,) = compare(loaded.comparison, group(rows), failures)
+    (found,) = verdicts(frame(rows, loaded.comparison.metric), loaded.comparison, failures).itertuples()
     assert found.n == 6
     assert found.sd > 0  # two draws of one scheme, not one run twice
     assert found.verdict in ("undecided", "equivalent")

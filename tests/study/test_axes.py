@@ -7,7 +7,7 @@ import pytest
 from vitpos.cli import main
 from vitpos.errors import VitposError
 from vitpos.study import options, plan
-from vitpos.study.results import Results, standings
+from vitpos.study.results import Results
 from vitpos.study.run import execute
 
 
@@ -97,25 +97,6 @@ def test_texts_are_written_as_they_are_read():
         assert options.join(options.positions.parse(text)) == text
 
 
-def test_where_a_variant_stands():
-    axes = {"position": ["none", "learned"], "position.scale": [1, 2], "model.lr": [3]}
-    lacking, one, two = ({"position": "none", "model.lr": 3}, *(
-        {"position": "learned", "model.lr": 3, "position.scale": scale} for scale in (1, 2)))  # fmt: skip
-    both = [{**lacking, "position.scale": scale} for scale in (1, 2)]
-    # compared with learned at both values
-    assert standings(axes, [lacking, one, two], "learned") == {
-        repr(lacking): both, repr(one): [one], repr(two): [two],
-    }  # fmt: skip
-    # as the reference it is met by learned at both values, and by what lacks the option too once
-    other = {"position": "cpe", "model.lr": 3}
-    found = standings(axes, [lacking, one, two, other], "none")
-    assert sorted(found[repr(lacking)], key=repr) == sorted([lacking, *both], key=repr)
-    assert (found[repr(one)], found[repr(other)]) == ([one], [other])
-    # where no other has options, and where there is no other
-    assert standings(axes, [lacking, other], "none") == {repr(lacking): [lacking], repr(other): [other]}
-    assert standings(axes, [lacking], "none") == {repr(lacking): [lacking]}
-
-
 def test_an_option_from_file_to_report(study_file, in_process, tmp_path, capsys):
     file = study_file(axes={"position": ["none", "learned", "cpe"], "position.scale": [0.02, 0.7]})
     words = ["study", "run", str(file), "--results", str(tmp_path / "results")]
@@ -131,12 +112,8 @@ def test_an_option_from_file_to_report(study_file, in_process, tmp_path, capsys)
     assert [line["hash"] for line in lines] == [run.hash for run in study.runs]
     assert lines[0]["axes"] == {"position": "none"}
     rows, _ = results.collect(study)
-    ours = [row for row in rows if row["axes"]["position"] == "none"]
-    assert [(row["axes"]["position.scale"], row["seed"], row["idle"]) for row in ours] == [
-        (scale, seed, ["position.scale"]) for seed in (0, 1) for scale in (0.02, 0.7)
-    ]
-    assert len({row["hash"] for row in ours}) == 2
-    starts = {row["axes"]["position.scale"]: row["position"]["rms_start"] for row in rows if row["position"]}
+    assert [row["axes"] for row in rows if row["axes"]["position"] == "none"] == [{"position": "none"}] * 2
+    starts = {row["axes"].get("position.scale"): row["position"]["rms_start"] for row in rows if row["position"]}
     # 16 x 64 numbers are drawn: their root mean square deviates by 1 / sqrt(2 * 1024), 2 percent
     assert starts == pytest.approx({0.02: 0.02, 0.7: 0.7}, rel=0.1)
     assert main(words) == 0
@@ -186,5 +163,5 @@ def test_config_keys_and_options_in_one_report(study_file, in_process, tmp_path,
     printed = capsys.readouterr().out
     assert "6 runs, 0 done before" in printed
     rows, _ = Results(tmp_path / "results" / "small").collect(plan.load(file))
-    assert len(rows) == 8
+    assert len(rows) == 6
     assert printed.count("none, data.train_fraction=0.3, position.scale=0.02") >= 1

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vitpos.analysis.power import seeds_for_difference
+from vitpos.analysis.power import deviation_limits, seeds_for_difference
 from vitpos.cli import main
 from vitpos.study import forecast, plan
 from vitpos.study.results import Results
@@ -23,9 +23,12 @@ def told(monkeypatch, capsys, tmp_path):
 SCHEMES = {"position": ["none", "learned", "sinusoidal_1d", "sinusoidal_2d"]}
 
 
+HOLM = {"axes": SCHEMES, "correction": "holm"}
+
+
 def test_it_says_seeds_power_and_time(told, study_file):
-    printed = told(study_file(axes=SCHEMES, seeds=list(range(8)), margin=2.0), "--sd", "1.5", "--workers", "2")
-    assert "3 comparisons with learned, 8 seeds, margin 2, alpha 0.05 after Holm: each at 0.017" in printed
+    printed = told(study_file(**HOLM, seeds=list(range(8)), margin=2.0), "--sd", "1.5", "--workers", "2")
+    assert "3 comparisons with learned, 8 seeds, margin 2, alpha 0.05, each at 0.017" in printed
     assert "a run takes some 1 min 00 s (as the test says); 4 runs a seed, 2 at a time: 2 min 00 s a seed" in printed
     assert "16 min 00 s in all" in printed
     assert "1.5 points, as stated with --sd" in printed
@@ -36,7 +39,7 @@ def test_it_says_seeds_power_and_time(told, study_file):
 
 
 def test_it_warns_of_what_is_out_of_reach(told, study_file):
-    printed = told(study_file(axes=SCHEMES, seeds=[0, 1, 2]), "--sd", "1")
+    printed = told(study_file(**HOLM, seeds=[0, 1, 2]), "--sd", "1")
     assert "3 seeds cannot show a difference, however large, since the sign-flip test cannot get below 2/2^3" in printed
     assert "7 seeds can reach 0.017" in printed
     assert "3 seeds cannot show equivalence since" in printed
@@ -48,16 +51,26 @@ def test_it_warns_of_what_is_out_of_reach(told, study_file):
 
 
 def test_one_seed_too_few_is_too_few(told, study_file):
-    printed = told(study_file(axes=SCHEMES, seeds=list(range(6))), "--sd", "1")
+    printed = told(study_file(**HOLM, seeds=list(range(6))), "--sd", "1")
     assert "6 seeds cannot show a difference" in printed
     assert "cannot show equivalence" not in printed
-    assert "cannot" not in told(study_file(axes=SCHEMES, seeds=list(range(7))), "--sd", "1")
+    assert "cannot" not in told(study_file(**HOLM, seeds=list(range(7))), "--sd", "1")
 
 
-def test_eight_comparisons_take_nine_seeds_and_one_takes_six(told, study_file):
+def test_eight_comparisons_take_nine_seeds_by_holm_and_six_jointly(told, study_file):
     many = {"position": ["learned", *(f"learned(scale=0.{n})" for n in range(1, 9))]}
-    assert "9 seeds can reach 0.0063" in told(study_file(axes=many, seeds=[0]), "--sd", "1")
-    assert "6 seeds can reach 0.05" in told(study_file(), "--sd", "1")
+    assert "9 seeds can reach 0.0063" in told(study_file(axes=many, seeds=[0], correction="holm"), "--sd", "1")
+    printed = told(study_file(axes=many, seeds=[0]), "--sd", "1")
+    assert "alpha 0.05, jointly" in printed
+    assert "6 seeds can reach 0.05" in printed
+
+
+def test_comparisons_are_counted_as_the_verdicts_are(told, study_file):
+    """A scheme without the option is compared with the reference at each of its values."""
+    axes = {"position": ["none", "learned", "sinusoidal_1d", "sinusoidal_2d"], "position.scale": [0.02, 0.7071]}
+    assert "6 comparisons with learned" in told(study_file(axes=axes), "--sd", "1")
+    axes = {"position": ["none", "learned", "sinusoidal_1d", "cpe"], "position.scale": [0.02, 0.2, 0.7071]}
+    assert "9 comparisons with learned" in told(study_file(axes=axes), "--sd", "1")
 
 
 def test_without_a_deviation_it_gives_examples(told, study_file):
@@ -73,7 +86,9 @@ def test_deviation_and_time_are_measured_where_there_are_results(done, capsys):
         path.write_text(json.dumps(row))
     assert main(["study", "plan", str(done.file), "--results", str(done.results)]) == 0
     printed = capsys.readouterr().out
-    assert "2.83 points, measured on 2 pairs of 1 comparison" in printed  # 4 / sqrt(2)
+    assert "2.83 points, the largest of 1 comparison, that of none on 2 pairs" in printed  # 4 / sqrt(2)
+    for limit in deviation_limits(4 / 2**0.5, 2):
+        assert f"if it is {limit:.2g} points" in printed
     assert "measured: mean of 4 finished runs of this study on this hardware" in printed
 
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from vitpos import provenance
-from vitpos.analysis import images
+from vitpos.analysis import runs
 from vitpos.cli import main
 from vitpos.data.sources import load
 from vitpos.study import plan, run
@@ -73,11 +73,11 @@ def test_a_result_says_which_test_images_were_right(done_once, tmp_path):
             logits = cli.model.eval()(cli.datamodule.normalise(test.images))
         expected, row = (logits.argmax(1) == test.labels).numpy(), results.row(each)
         # training precision may be bfloat16, here it is float32: an image on the edge may come out differently
-        assert (images.right(row) != expected).mean() < 0.02
-        assert images.right(row).mean() == pytest.approx(row["metrics"]["test/accuracy"], rel=0, abs=1e-6)
+        assert (runs.right(row) != expected).mean() < 0.02
+        assert runs.right(row).mean() == pytest.approx(row["metrics"]["test/accuracy"], rel=0, abs=1e-6)
         assert row["per_class"]["names"] == list("0123456789")
         assert row["per_class"]["count"] == test.labels.bincount().tolist()
-        assert row["per_class"]["correct"] == test.labels[torch.from_numpy(images.right(row))].bincount(
+        assert row["per_class"]["correct"] == test.labels[torch.from_numpy(runs.right(row))].bincount(
             minlength=10).tolist()  # fmt: skip
         assert len(row["right"]) == 60  # 359 bits in base64
 
@@ -86,7 +86,7 @@ def test_a_part_of_the_test_images_is_said_to_be_one(study_file, tmp_path):
     each = plan.load(study_file(overrides={"trainer.limit_test_batches": 2, "data.eval_batch_size": 50})).runs[0]
     assert execute(each, tmp_path / "run") is None
     row = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert sum(row["per_class"]["count"]) == len(images.right(row)) == 100
+    assert sum(row["per_class"]["count"]) == len(runs.right(row)) == 100
 
 
 def test_a_run_leaves_its_files_and_one_curve(done_once):

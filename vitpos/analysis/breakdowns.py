@@ -1,230 +1,246 @@
-"""Where schemes differ: class by class, and between the levels of the other axes of a study."""
+"""Tables that take accuracies apart: by axis, by seed, by cost, by class, by what tuning tried."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+import pandas as pd
 from scipy import stats
 
-from vitpos.analysis import style
-from vitpos.analysis.comparison import Comparison
-from vitpos.analysis.inference import Floats
-from vitpos.analysis.ranking import Cell, accuracies, pareto, ranking
-from vitpos.analysis.statistics import Groups, Row, Summary, Variant, difference_sampling_error, summarize
-from vitpos.analysis.style import Style, count
+from vitpos.analysis.runs import (
+    Setting,
+    Variant,
+    class_differences,
+    complete,
+    difference_error_bound,
+    level_order,
+    settings,
+    summarize,
+)
+from vitpos.analysis.tables import Table, about, best_first, build, each, level, setting_label
+from vitpos.analysis.terms import Terms
 
-__all__ = ["factors", "pareto", "per_class", "ranking"]
-
-_CLASSES = 12  # most classes of a figure: so many numbers can stand side by side
-
-
-def per_class(comparison: Comparison, groups: Groups) -> Figure | None:
-    """Draws the difference of each scheme to the reference by class, mean over the pairs of seeds, as a heat map.
-
-    Of many classes the twelve are drawn in which some scheme differs most.
-
-    Args:
-        comparison: The reference; accuracy is that on the test images, whatever the metric.
-        groups: All rows, from `statistics.group`; those without ``per_class`` are left out.
-
-    Returns:
-        The figure; None where no pair of rows has counts by class.
-    """
-    known = [row for runs in groups.values() for row in runs.values() if row.get("per_class")]
-    if not known:
-        return None
-    classes = [tuple(row["per_class"]["names"]) for row in known]
-    names = max(dict.fromkeys(classes), key=classes.count)
-    found: dict[str, list[Floats]] = {v.position: [] for v in groups if v.position != comparison.reference}
-    pairs: list[tuple[Row, Row]] = []
-    for variant, runs in groups.items():
-        others = groups.get(Variant(comparison.reference, variant.others), {})
-        for seed in sorted(runs.keys() & others.keys()) if variant.position in found else ():
-            both = runs[seed], others[seed]
-            if all(tuple((row.get("per_class") or {}).get("names", ())) == names for row in both):
-                ours, theirs = (_by_class(row) for row in both)
-                found[variant.position].append(ours - theirs)
-                pairs.append(both)
-    table = {p: np.mean(d, axis=0) for p, d in found.items() if d}
-    if not table:
-        return None
-    values = np.array(list(table.values()))
-    largest = np.nan_to_num(np.abs(values)).max(0)
-    shown = np.sort(np.argsort(-largest, kind="stable")[:_CLASSES])
-    error = max(_class_error(one, other) for one, other in pairs) if pairs else 0.0
-    order = sorted(table, key=lambda p: -float(np.nan_to_num(table[p]).mean()))
-    labels = [style.wrap(p, 30) for p in order]
-    heights = [0.12 + 0.16 * (1 + label.count("\n")) for label in labels]
-    columns = [style.wrap(str(names[i]), 18) for i in shown]
-    head = max(max(map(len, name.split("\n"))) for name in columns) * 0.075
-    fewer = f" the {len(shown)} of {len(names)} classes where one differs most" if len(shown) < len(names) else ""
-    absent = [p for p, d in found.items() if not d]
-    other = len(known) - classes.count(names)
-    caption = [
-        f"Points, mean over {style.span(len(d) for d in found.values() if d)} pairs of runs. "
-        f"The choice of test images alone gives a cell a standard error of up to {error:.1f}.",
-        "Classes were chosen for being the largest, so chance has a part in these." if fewer else "",
-        f"Without a pair that has counts by class: {', '.join(absent)}." if absent else "",
-        f"{count(other, 'run')} with other classes left out." if other else "",
-    ]
-    figure = style.make(
-        sum(heights) + head + 0.8,
-        f"Accuracy by class compared with {comparison.reference}{':' if fewer else ''}{fewer}",
-        " ".join(filter(None, caption)),
-    )
-    axes = figure.add_subplot()
-    top = max(float(np.nanmax(np.abs(values[:, shown]), initial=0.0)), 0.1)
-    edges = np.concatenate(([0.0], np.cumsum(heights)))
-    cells = np.array([table[p][shown] for p in order])
-    image = axes.pcolormesh(np.arange(len(shown) + 1), edges, cells, cmap="RdBu_r", vmin=-top, vmax=top,
-                            edgecolors="white", linewidth=1)  # fmt: skip
-    for (i, j), value in np.ndenumerate(cells):
-        text = f"{value:+.1f}" if np.isfinite(value) else "no\nimage"
-        colour = "white" if abs(value) > 0.62 * top else "black"
-        axes.text(j + 0.5, (edges[i] + edges[i + 1]) / 2, text, ha="center", va="center", fontsize=9, color=colour)
-    axes.set_ylim(edges[-1], 0)
-    axes.set_xticks(np.arange(len(shown)) + 0.5, columns, rotation=90 if head > 0.5 else 0, fontsize=9)
-    axes.xaxis.tick_top()
-    axes.set_yticks((edges[1:] + edges[:-1]) / 2, labels, fontsize=10)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.02)
-    bar.set_label(
-        f"\N{LEFTWARDS ARROW} worse than {comparison.reference}, points, better \N{RIGHTWARDS ARROW}", fontsize=10
-    )
-    return figure
+# A rate relative to the reference that varies by more over seeds says something of the machine, not of the scheme.
+_STEADY = 1.1
 
 
-def factors(comparison: Comparison, groups: Groups, look: Mapping[str, Style]) -> dict[str, Figure]:
-    """Draws for each further axis its main effect on each scheme, and how the ranking moves between its levels.
+def effects(runs: pd.DataFrame, axis: str, confidence: float) -> pd.DataFrame:
+    """Computes the effect of an axis on each scheme.
 
-    A point is the mean over seeds of the mean over the settings of all other axes, with the t interval over seeds. Only
-    seeds and settings that a scheme has at every level of the axis count, so that levels differ in nothing else. A
-    scheme that lacks the option is a dashed line.
-
-    Args:
-        comparison: Metric, reference and alpha.
-        groups: All rows, from `statistics.group`.
-        look: From `style.styles`.
+    Per seed, accuracy is averaged over the settings of all other axes that a scheme has at every value of the axis, so
+    that values differ in nothing else; seeds and settings that lack runs are left out as `runs.complete` says.
 
     Returns:
-        A figure by axis, in the order of names; none for an axis of one level.
+        One row per scheme and value, in their order: ``position``, ``level``, ``mean``, ``low`` and ``high`` (t
+        interval over seeds), ``n``, ``cells`` (settings), ``lacks`` (the scheme has no such option: the same runs at
+        every value), ``values`` (by seed) and ``rank`` (1 the best). ``attrs``: ``levels``, ``absent`` schemes,
+        ``unused`` runs.
     """
-    levels: dict[str, set[str]] = {}
-    for variant in groups:
-        for axis, value in variant.others:
-            levels.setdefault(axis, set()).add(value)
-    found = {}
-    for axis in sorted(levels):
-        if len(levels[axis]) > 1:
-            order = sorted(levels[axis], key=lambda value: style.by_value([("", value)]))
-            found[axis] = _factor(comparison, groups, look, axis, order)
+    levels = sorted({dict(v.others)[axis] for v in runs["variant"] if axis in dict(v.others)}, key=level_order)
+    split = runs.assign(
+        position=runs["variant"].map(lambda v: v.position),
+        rest=runs["variant"].map(lambda v: tuple(pair for pair in v.others if pair[0] != axis)),
+        level=runs["variant"].map(lambda v: dict(v.others).get(axis, "")),
+    )
+    records, absent, unused = [], [], 0
+    for position, own in split.groupby("position", sort=True):
+        lacks = (own["level"] == "").all()
+        cells = complete(own.pivot(index=["rest", "level"], columns="seed", values="accuracy"))
+        whole = [part.droplevel("rest") for _, part in cells.groupby(level="rest") if lacks or len(part) == len(levels)]
+        if not whole or not cells.shape[1]:
+            absent.append(position)
+            continue
+        unused += int(own["accuracy"].notna().sum()) - sum(part.size for part in whole)
+        means = sum(whole[1:], whole[0]) / len(whole)
+        for value in levels:
+            line = means.loc["" if lacks else value]
+            s = summarize(line, confidence)
+            numbers = {"mean": s.mean, "low": s.low, "high": s.high, "n": s.n, "values": line}
+            records.append({"position": position, "level": value, "cells": len(whole), "lacks": lacks, **numbers})
+    found = pd.DataFrame(records)
+    if records:
+        found["rank"] = found.groupby("level")["mean"].rank(ascending=False, method="min").astype(int)
+    found.attrs |= {"absent": absent, "unused": unused, "levels": levels}
     return found
 
 
-def _factor(
-    comparison: Comparison, groups: Groups, look: Mapping[str, Style], axis: str, levels: Sequence[str]
-) -> Figure:
-    lacking = {v.position for v in groups} - {
-        v.position for v, runs in groups.items() if axis in dict(v.others)
-        and not all(axis in row.get("idle", ()) for row in runs.values())
-    }  # fmt: skip
-    effects, dropped = _effects(accuracies(comparison, groups), axis, levels, 1 - comparison.alpha)
-    names = sorted(effects, key=lambda p: -effects[p][-1].mean)
-    absent = [p for p in dict.fromkeys(v.position for v in groups) if p not in names]
-    ranks = stats.rankdata([[-s.mean for s in effects[p]] for p in names], method="min", axis=0) if names else None
-    labels = [style.wrap(style.named(comparison.reference, p), 28) for p in names]
-    heights = [0.12 + 0.16 * (1 + label.count("\n")) for label in labels]
-    level_text = [style.wrap(style.level(value), 14) for value in levels]
-    widest = max(len(line) for text in level_text for line in text.split("\n"))
-    turned = widest * len(levels) > 26  # the right panel has room for so many characters
-    below = 0.085 * widest if turned else 0.16 * max(1 + text.count("\n") for text in level_text)
-    taus = [] if ranks is None or len(names) < 3 else [
-        float(stats.kendalltau(ranks[:, i], ranks[:, j]).statistic) for i in range(len(levels)) for j in range(i)
-        if np.ptp(ranks[:, i]) and np.ptp(ranks[:, j])
-    ]  # fmt: skip
-    n = style.span(s.n for p in names for s in effects[p])
-    caption = [
-        f"Mean over {n} {'seed' if n == '1' else 'seeds'} and all settings of the other axes, "
-        + (f"with the {100 * (1 - comparison.alpha):g} % t interval over seeds." if n != "1" else "no interval."),
-        f"Least agreement of two rankings (Kendall's tau, 1: the same): {min(taus):.2f}." if taus else "",
-        "Dashed: has no such option; the same runs at every level." if lacking & set(names) else "",
-        f"Left out, without a counterpart at every level: {count(dropped, 'run')}." if dropped else "",
-        f"Not drawn, for want of results: {', '.join(absent)}." if absent else "",
-    ]
-    figure = style.make(max(3.0, sum(heights) + 0.65 + below), f"Effect of {axis}", " ".join(filter(None, caption)))
-    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    x = np.arange(len(levels))
-    for i, p in enumerate(names):
-        s, kind = effects[p], look[p]
-        line = "--" if p in lacking else "-"
-        shift = x + (0.5 * (i + 0.5) / len(names) - 0.25)
-        means = np.array([one.mean for one in s])
-        left.plot(shift, means, line, color=kind.colour, marker=kind.marker, markersize=6, linewidth=1.4)
-        left.vlines(shift, [one.low for one in s], [one.high for one in s], color=kind.colour, linewidth=1.4, alpha=0.6)
-        if ranks is not None:
-            place = (np.cumsum(heights)[i] - heights[i] / 2) / sum(heights) * len(names) + 0.5
-            right.plot([*x, len(levels) - 0.6], [*ranks[i], place], line, color=kind.colour, linewidth=1.4)
-            right.plot(
-                x,
-                ranks[i],
-                kind.marker,
-                color=kind.colour,
-                markersize=7,
-                linestyle="",
-                markeredgecolor="white",
-                markeredgewidth=0.6,
+def factors(all_effects: Mapping[str, pd.DataFrame], terms: Terms) -> Table:
+    """Returns the effect of each axis: means over the schemes that have it, paired by seed with the first value."""
+    rows = []
+    for axis, found in all_effects.items():
+        has = found[~found["lacks"]] if len(found) else found
+        if has.empty:
+            continue
+        levels = found.attrs["levels"]
+        by = {value: has[has["level"] == value].set_index("position") for value in levels}
+        over_seeds = {value: pd.DataFrame(dict(own["values"])).T for value, own in by.items()}
+        kept = complete(over_seeds[levels[0]])
+        means = {value: over_seeds[value].loc[kept.index, kept.columns].mean() for value in levels}
+        for value in levels:
+            s = summarize(means[value] - means[levels[0]], 1 - terms.alpha)
+            row = {"axis": axis, "value": level(value), f"{terms.metric_label}, %": means[value].mean()}
+            row |= {"variants": by[value].loc[kept.index, "cells"].sum(), "n": s.n}
+            first = value == levels[0]
+            row |= {"minus first": math.nan if first else s.mean, f"{terms.confidence} t interval": (s.low, s.high)}
+            rows.append(row)
+    return build("Main effects of the axes", rows)
+
+
+def orders(all_effects: Mapping[str, pd.DataFrame]) -> Table:
+    """Returns the order of the schemes at each value of an axis, and Kendall's tau with that at the first value."""
+    rows = []
+    for axis, found in all_effects.items():
+        if not len(found) or found["position"].nunique() < 2:
+            continue
+        means = found.pivot(index="position", columns="level", values="mean")[found.attrs["levels"]]
+        for i, value in enumerate(means):
+            tau = float(stats.kendalltau(means.iloc[:, 0], means[value]).statistic) if i else math.nan
+            order = means[value].sort_values(ascending=False, kind="stable").items()
+            listed = ", ".join(f"{position} {mean:.2f}" for position, mean in order)
+            rows.append({"axis": axis, "value": level(value), "tau": tau, "schemes, best first": listed})
+    return build("Ranking of the schemes by axis value", rows)
+
+
+def by_setting(runs: pd.DataFrame, found: pd.DataFrame) -> dict[Setting, list[Variant]]:
+    """Sorts variants by the settings at which schemes are compared; one that lacks an option stands in each of them."""
+    variants = sorted(set(runs["variant"]))
+    at = settings([*(found["setting"] if len(found) else ()), *(v.others for v in variants)])
+    return {s: [v for v in variants if set(v.others) <= set(s)] for s in at}
+
+
+def ranking(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
+    """Ranks the schemes of each setting by seed; equal accuracies share the better rank.
+
+    Only seeds count in which all have a result; a scheme that lacks half of them is left out (see `runs.complete`).
+
+    Facts: ``shares`` (setting, position, how often it had rank 1, 2, ...), ``agreement`` (setting, Kendall's W, seeds),
+    ``absent`` (labels of what is left out), ``dropped`` (seeds in which not all have a result).
+    """
+    rows, shares, agreement, absent, dropped = [], [], [], [], 0
+    for at, members in by_setting(runs, found).items():
+        here = runs[runs["variant"].isin(members)].pivot(index="variant", columns="seed", values="accuracy")
+        kept = complete(here.dropna(axis=1, how="all"))
+        m, n = kept.shape
+        if m < 2 or not n:
+            continue
+        absent += [v.label for v in members if v not in kept.index]
+        dropped += here.shape[1] - n
+        if n > 1:  # Kendall's W: 12 S / (n^2 (m^3 - m)), S the squares of the sums of ranks about their mean
+            sums = np.asarray(stats.rankdata(-kept.to_numpy(), axis=0)).sum(axis=1)
+            agreement.append((setting_label(at), 12 * m * sums.var() / (n**2 * (m**3 - m)), n))
+        ranks = pd.DataFrame(stats.rankdata(-kept.to_numpy().round(4), method="min", axis=0).astype(int), kept.index)
+        order = pd.DataFrame({"rank": ranks.mean(axis=1), "mean": -kept.mean(axis=1)}).sort_values(["rank", "mean"])
+        for variant in order.index:
+            r = ranks.loc[variant]
+            row = {**about(runs, variant.position, at), "mean rank": r.mean(), "best": r.min(), "worst": r.max()}
+            rows.append({**row, "times first": (r == 1).sum(), "seeds": n})
+            shares.append((at, variant.position, np.bincount(r, minlength=m + 1)[1:]))
+    return build("Ranking by seed", rows, shares=shares, agreement=agreement, absent=absent, dropped=dropped)
+
+
+def cost(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
+    """Sets accuracy beside cost, relative to the reference over the pairs of the verdicts, the highest mean first.
+
+    Cost is the measured time of training per image where the rates can be compared: same hardware, no sign that runs
+    shared it (in the name of the hardware, or a ratio that varies by more than a tenth over seeds). Else it is the
+    operations of one forward pass.
+
+    Facts: ``measure`` (which of the two), ``why`` (why not the time), ``points`` (setting, position, relative cost,
+    `runs.Summary` of the accuracy).
+    """
+    time, operations = _relative(found, "images_per_second"), _relative(found, "flops")
+    why = _incomparable(runs, time)
+    ratios = operations if why else {variant: [1 / r for r in rates] for variant, rates in time.items()}
+    relative = {variant: float(np.mean(r)) for variant, r in ratios.items()}
+    rows, summaries = [], {}
+    for variant, own in best_first(runs):
+        s = summaries[variant] = summarize(own["accuracy"], 1 - terms.alpha)
+        row = {**about(runs, variant.position, variant.others), f"{terms.metric_label}, %": s.mean}
+        row |= {"relative cost": relative.get(variant, math.nan), "MFLOPs per image": own["flops"].iloc[0] / 1e6}
+        row |= {"parameters": own["parameters"].iloc[0], "images/s": own["images_per_second"].mean()}
+        rows.append({**row, "seconds per run": own["seconds"].mean(), "peak memory, MB": own["peak_memory_mb"].max()})
+    points = [(at, v.position, relative[v], summaries[v]) for at, members in by_setting(runs, found).items()
+              for v in members if v in relative and summaries[v].n]  # fmt: skip
+    measure = "operations of a forward pass" if why else "training time per image"
+    return build("Accuracy and cost", rows, measure=measure, why=why, points=points)
+
+
+def _relative(found: pd.DataFrame, key: str) -> dict[Variant, list[float]]:
+    """Divides a number of each run by that of the reference of its pair; the reference has 1."""
+    ratios: dict[Variant, list[float]] = {}
+    for d in found.itertuples():
+        both = [(d.ours[s].get(key), d.theirs[s].get(key)) for s in d.finished]
+        if known := [a / b for a, b in both if a and b]:
+            ratios.setdefault(d.reference, [1.0])
+            ratios.setdefault(d.candidate, []).extend(known)
+    return ratios
+
+
+def _incomparable(runs: pd.DataFrame, rates: Mapping[Variant, Sequence[float]]) -> str:
+    """Says why measured rates are no measure of cost; nothing where they are."""
+    hardware = sorted({str(row["environment"].get("hardware")) for row in runs["row"]})
+    shared = re.search(r"((\d+) (?:threads? )?of (\d+)) \w+", hardware[0])
+    if len(hardware) > 1:
+        return "the hardware differs"
+    if shared and int(shared[2]) < int(shared[3]):
+        return f"runs had {shared[0]} and shared the machine"
+    unsteady = any(max(ratios) > _STEADY * min(ratios) for ratios in rates.values())
+    return "it varies by more than a tenth from seed to seed" if unsteady else ""
+
+
+def classes(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
+    """Returns the mean difference of each comparison by class, over the pairs of its verdict.
+
+    Facts: ``names`` (columns of the classes), ``least`` (images of the smallest class), ``error`` (largest error that
+    so few images can give), ``absent`` (comparisons whose rows do not count by class).
+    """
+    known, absent = [], []
+    for d, subject in each(runs, found):
+        by_class = class_differences([d.ours[s] for s in d.finished], [d.theirs[s] for s in d.finished])
+        if by_class:
+            known.append(
+                (subject, {name if name not in subject else f"class {name}": x for name, x in by_class.items()})
             )
-            right.annotate(labels[i], (len(levels) - 0.52, place), va="center", fontsize=9, annotation_clip=False)
-    for axes in (left, right):
-        style.plain(axes)
-        axes.set_xticks(x, level_text, fontsize=9, rotation=90 if turned else 0)
-        axes.set_xlabel(axis, fontsize=10)
-    left.set_ylabel(f"{style.words(comparison.metric)}, %", fontsize=10)
-    left.set_xlim(-0.4, len(levels) - 0.6)
-    right.set_title("rank (1: the best)", fontsize=10, loc="left")
-    right.set(xlim=(-0.25, len(levels) - 0.55), ylim=(max(len(names), 1) + 0.5, 0.5))
-    right.set_yticks(range(1, len(names) + 1))
-    right.tick_params(axis="y", labelsize=9)
-    right.spines["bottom"].set_bounds(-0.25, len(levels) - 0.75)
-    if not names:
-        left.text(0.5, 0.5, "no scheme has results\nat every level", transform=left.transAxes, ha="center", va="center")
-    return figure
+        else:
+            absent.append(", ".join(filter(None, [d.scheme, setting_label(d.setting)])))
+    names = list(dict.fromkeys(name for _, by_class in known for name in by_class))
+    rows = [
+        {**subject, **{name: by_class.get(name, (0, math.nan))[1] for name in names}} for subject, by_class in known
+    ]
+    least = min((n for _, by_class in known for n, _ in by_class.values()), default=0)
+    error = difference_error_bound(50, 50, least) if least else math.nan
+    signed = dict.fromkeys(names, "signed")
+    return build("Differences by class", rows, signed, names=names, least=least, error=error, absent=absent)
 
 
-def _effects(
-    values: Mapping[str, Mapping[Cell, float]], axis: str, levels: Sequence[str], confidence: float
-) -> tuple[dict[str, list[Summary]], int]:
-    """Summarizes each position at each level of an axis; says how many runs have no counterpart at every level."""
-    effects = {}
-    dropped = 0
-    for position, cells in values.items():
-        by_level: dict[str, dict[Cell, float]] = {level: {} for level in levels}
-        for (others, seed), value in cells.items():
-            rest = tuple(pair for pair in others if pair[0] != axis)
-            for level in [dict(others)[axis]] if axis in dict(others) else levels:
-                by_level[level][rest, seed] = value
-        common = sorted(set.intersection(*map(set, by_level.values())))
-        dropped += sum(len(found) - len(common) for found in by_level.values())
-        seeds = sorted({seed for _, seed in common})
-        means = [[float(np.mean([found[c] for c in common if c[1] == seed])) for seed in seeds]
-                 for found in by_level.values()]  # fmt: skip
-        if common:
-            effects[position] = [summarize(over_seeds, confidence) for over_seeds in means]
-    return effects, dropped
+def class_extremes(by_class: Table) -> Table:
+    """Returns the classes in which each comparison gains and loses most."""
+    rows = []
+    for row in by_class.frame.to_dict("records"):
+        values = {name: row.pop(name) for name in by_class.facts["names"]}
+        order = sorted((name for name in values if math.isfinite(values[name])), key=lambda name, of=values: of[name])  # type: ignore[misc]
+        row |= {"gains most": order[-1], "gain": values[order[-1]], "loses most": order[0], "loss": values[order[0]]}
+        rows.append(row)
+    return build("Classes that gain and lose most", rows)
 
 
-def _by_class(row: Row) -> Floats:
-    counts = row["per_class"]
-    total = np.array(counts["count"], dtype=np.float64)
-    result: Floats = np.divide(
-        100 * np.array(counts["correct"], dtype=float), total, out=np.full(len(total), np.nan), where=total > 0
-    )
-    return result
+def tuning(runs: pd.DataFrame, choices: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns the validation accuracy of each value tried, and what was chosen.
 
-
-def _class_error(one: Row, other: Row) -> float:
-    """Bounds the standard error that the test images give the difference in any class of two runs."""
-    a, b = _by_class(one), _by_class(other)
-    counts = one["per_class"]["count"]
-    return max((difference_sampling_error(p, q, n) for p, q, n in zip(a, b, counts, strict=True) if n), default=0.0)
+    Facts: ``edges`` (labels of variants whose choice lies at the edge of the grid), ``keys`` (what was tuned),
+    ``tried`` (how many values).
+    """
+    rows = []
+    for choice in choices:
+        variant, values = Variant.of(choice["axes"]), choice["values"] or {}
+        chosen = ", ".join(f"{k} {v}" for k, v in values.items()) or choice["error"] or "not yet chosen"
+        row = {**about(runs, variant.position, variant.others), "chosen": chosen}
+        row["at the edge of"] = ", ".join(k for k in values if k in choice["edge"]) or "-"
+        for point, score in choice["scores"]:
+            row[", ".join(f"{k} {v}" for k, v in point.items())] = math.nan if score is None else 100 * score
+        rows.append(row)
+    points = [point for point, _ in choices[0]["scores"]] if choices else []
+    edges = [Variant.of(c["axes"]).label for c in choices if c["edge"]]
+    return build("Tuning", rows, edges=edges, keys=list(points[0]) if points else [], tried=len(points))

@@ -1,10 +1,10 @@
-"""What differs between two variants of a comparison besides the kind of their positions, in short phrases."""
+"""Confounders: what differs between two variants of a comparison besides the kind of their positions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitpos import positions
-from vitpos.analysis.statistics import Row
+from vitpos.analysis.runs import Row
 
 # Amplitudes that differ by less are one: a table drawn anew for each seed moves by a few percent.
 _SAME = 1.1
@@ -18,7 +18,8 @@ def confounds(candidate: Sequence[Row], reference: Sequence[Row]) -> list[str]:
     """Names all that may move a difference besides the kind of positions.
 
     These are settings and axes (see `settings`), the amplitude of the table at the start, temperature, other options
-    where the kinds are the same, parameters of the scheme, and tuned values.
+    where the kinds are the same, and tuned values. The number of position parameters follows from the kind and is no
+    confounder.
 
     Args:
         candidate: Rows of the variant that is judged, one a seed.
@@ -36,9 +37,6 @@ def confounds(candidate: Sequence[Row], reference: Sequence[Row]) -> list[str]:
     amplitude = _amplitude(candidate, reference)
     found = [*settings(ours, theirs), *amplitude]
     found += [phrase for option, phrase in _options(_parts(ours), _parts(theirs)) if option != "scale" or not amplitude]
-    counts = ours["position_parameters"], theirs["position_parameters"]
-    if counts[0] != counts[1]:
-        found.append(f"{counts[0]:,} position parameters against {counts[1]:,}")
     tuned = [row.get("tuned") or {} for row in (ours, theirs)]
     for key in dict.fromkeys([*tuned[0], *tuned[1]]):
         if tuned[0].get(key) != tuned[1].get(key):
@@ -51,9 +49,11 @@ def settings(candidate: Row, reference: Row) -> list[str]:
     tuned = {**(candidate.get("tuned") or {}), **(reference.get("tuned") or {})}
     given = [{**_flat(row["config"]), **row["axes"]} for row in (candidate, reference)]
     defaults = [_flat(row.get("resolved", {})) for row in (candidate, reference)]
+    # an option that one of the two schemes does not have
+    lacking = {key for key in candidate["axes"].keys() ^ reference["axes"].keys() if key.startswith("position.")}
     found = []
     for key in dict.fromkeys([*given[0], *given[1]]):
-        if key in _COMPARED or key in tuned:
+        if key in _COMPARED or key in tuned or key in lacking:
             continue
         ours, theirs = ({**default, **values}.get(key) for values, default in zip(given, defaults, strict=True))
         if ours != theirs:

@@ -1,60 +1,90 @@
-"""How many seeds a verdict takes: power of the sign-flip tests, and the least number of pairs that reaches it.
+"""How many seeds a verdict takes: power of the joint sign-flip tests, and the least number of seeds that reaches it.
 
-A study of m comparisons is planned at the level alpha / m of each. That is Bonferroni's and the first that Holm asks
-for, so Holm finds no less; how much more depends on the other comparisons.
+A comparison of a family of m is planned as if the other m - 1 were true null hypotheses with the same deviation, so its
+power does not count on what the others turn out to be. `per_test` says which level and family a correction comes to.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from scipy import stats
 
-from vitpos.analysis.comparison import Comparison
-from vitpos.analysis.inference import Floats, equivalence, least_p, sign_flip
+from vitpos.analysis.signs import Floats, flips, least_p
+from vitpos.analysis.terms import Terms
 from vitpos.errors import VitposError
 
 MOST = 1000
 """No more seeds than this are looked for."""
-SIMULATED_PAIRS = 16
-"""Up to so many pairs power is that of simulated studies; beyond, that of t tests, which is within a point of it."""
-_STUDIES = 8000  # a power of 80 % comes out within 0.9 points in 19 of 20 simulations
+POWER = 0.80
+"""Power with which the seeds for an undecided comparison are counted."""
+CONFIDENCE = 0.80
+"""One-sided confidence of the limits of a measured deviation (see `deviation_limits`)."""
+COARSE = 2
+"""With up to so many seeds more than the least possible, sign flips have less power than t tests, and it is simulated.
+
+Beyond, power is that of t tests at Šidák's level, which is within some points.
+"""
+_STUDIES = 2000  # a power of 80 % comes out within 1.8 points in 19 of 20 simulations
 _QUANTILES = (np.arange(2000) + 0.5) / 2000
 
 
-def difference_power(n: int, effect: float, sd: float, alpha: float) -> float:
-    """Computes the power of `inference.sign_flip` to find a true difference, where differences are normal.
+def per_test(alpha: float, correction: str, comparisons: int) -> tuple[float, int]:
+    """Returns the level and the size of the family to plan one of so many comparisons with.
 
-    Args:
-        n: Pairs, at least 2.
-        effect: True mean of the differences, in points.
-        sd: Their standard deviation, in points, above 0.
-        alpha: Level of this one comparison.
+    Max-T judges all jointly at alpha. Holm and Bonferroni are sure to grant each alpha / m by itself.
     """
-    if least_p(n) > alpha:
-        return 0.0
-    if n > SIMULATED_PAIRS:
-        return difference_power_t(n, effect, sd, alpha)
-    return float(np.mean(sign_flip(effect + sd * _normal(n)) <= alpha))
+    if correction == "max_t":
+        return alpha, comparisons
+    return (alpha if correction == "none" else alpha / max(1, comparisons)), 1
 
 
-def equivalence_power(n: int, effect: float, sd: float, alpha: float, margin: float) -> float:
-    """Computes the power of `inference.equivalence` to show that a true difference lies within the margin.
+def difference_power(n: int, effect: float, sd: float, alpha: float, family: int = 1) -> float:
+    """Computes the power of `signs.max_t` to find a true difference, where differences are normal.
 
     Args:
-        n: Pairs, at least 2.
+        n: Seeds, at least 2.
         effect: True mean of the differences, in points.
         sd: Their standard deviation, in points, above 0.
-        alpha: Level of this one comparison.
+        alpha: Level of the family.
+        family: Comparisons that are judged jointly, this one included.
+    """
+    least = seeds_for_level(alpha)
+    if n < least:
+        return 0.0
+    if n > least + COARSE:
+        return difference_power_t(n, effect, sd, sidak(alpha, family))
+    t = np.abs(_statistic(effect / sd + _normal(n, 1)[:, 0], two_sided=True))
+    return _rejected(t, _others(n, family, two_sided=True), alpha)
+
+
+def equivalence_power(n: int, effect: float, sd: float, alpha: float, margin: float, family: int = 1) -> float:
+    """Computes the power to show that a true difference lies within the margin, by max-T over one-sided tests.
+
+    Args:
+        n: Seeds, at least 2.
+        effect: True mean of the differences, in points.
+        sd: Their standard deviation, in points, above 0.
+        alpha: Level of the family.
         margin: In points.
+        family: Comparisons that are judged jointly, this one included; the others differ by the margin.
     """
-    if least_p(n, sides=1) > alpha:
+    least = seeds_for_level(alpha, sides=1)
+    if n < least:
         return 0.0
-    if n > SIMULATED_PAIRS:
-        return equivalence_power_t(n, effect, sd, alpha, margin)
-    return float(np.mean(equivalence(effect + sd * _normal(n), margin) <= alpha))
+    if n > least + COARSE:
+        return equivalence_power_t(n, effect, sd, sidak(alpha, family), margin)
+    x = effect / sd + _normal(n, 1)[:, 0]
+    above, below = (_statistic(margin / sd + side * x, two_sided=False) for side in (1, -1))
+    harder = np.where(above[:, :1] < below[:, :1], above, below)  # both must be rejected
+    return _rejected(harder, _others(n, family, two_sided=False), alpha)
+
+
+def sidak(alpha: float, family: int) -> float:
+    """Returns the level of each of so many independent tests whose family-wise level is alpha."""
+    return 1 - float((1 - alpha) ** (1 / max(1, family)))
 
 
 def difference_power_t(n: int, effect: float, sd: float, alpha: float) -> float:
@@ -78,32 +108,35 @@ def equivalence_power_t(n: int, effect: float, sd: float, alpha: float, margin: 
     return float(np.mean(np.maximum(inside, 0)))
 
 
-def seeds_for_difference(power: float, effect: float, sd: float, alpha: float) -> int | None:
-    """Gives the least number of seeds that finds a true difference with this power; None beyond `MOST`."""
+def seeds_for_difference(power: float, effect: float, sd: float, alpha: float, family: int = 1) -> int | None:
+    """Returns the least number of seeds that finds a true difference with this power; None beyond `MOST`."""
     floor = seeds_for_level(alpha)
     if effect == 0:
         return None
     if sd == 0:
         return floor
-    start = _least(lambda n: difference_power_t(n, effect, sd, alpha), power)
-    return _climb(lambda n: difference_power(n, effect, sd, alpha), power, floor, start)
+    start = _least(lambda n: difference_power_t(n, effect, sd, sidak(alpha, family)), power)
+    return _climb(lambda n: difference_power(n, effect, sd, alpha, family), power, floor, start)
 
 
-def seeds_for_equivalence(power: float, effect: float, sd: float, alpha: float, margin: float) -> int | None:
-    """Gives the least number of seeds that shows equivalence with this power; None beyond `MOST`."""
+def seeds_for_equivalence(
+    power: float, effect: float, sd: float, alpha: float, margin: float, family: int = 1
+) -> int | None:
+    """Returns the least number of seeds that shows equivalence with this power; None beyond `MOST`."""
     floor = seeds_for_level(alpha, sides=1)
     if abs(effect) >= margin:
         return None
     if sd == 0:
         return floor
-    start = _least(lambda n: equivalence_power_t(n, effect, sd, alpha, margin), power)
-    return _climb(lambda n: equivalence_power(n, effect, sd, alpha, margin), power, floor, start)
+    start = _least(lambda n: equivalence_power_t(n, effect, sd, sidak(alpha, family), margin), power)
+    return _climb(lambda n: equivalence_power(n, effect, sd, alpha, margin, family), power, floor, start)
 
 
 def seeds_for_level(alpha: float, sides: int = 2) -> int:
-    """Gives the least number of pairs with which a sign-flip test can reach a level: sides / 2^n <= alpha.
+    """Returns the least number of seeds with which sign flips can reach a level: sides / 2^n <= alpha.
 
-    One side is what equivalence takes, whose two tests must both reject.
+    One side is what equivalence takes, whose two tests must both reject. Joint flips reach it for any number of
+    comparisons: at 0.05 six seeds can show differences, and five equivalence.
     """
     n = 1
     while least_p(n, sides) > alpha:
@@ -111,19 +144,52 @@ def seeds_for_level(alpha: float, sides: int = 2) -> int:
     return n
 
 
-def pooled_sd(sds: Sequence[float], pairs: Sequence[int]) -> float:
-    """Pools the deviations of several comparisons: the root of the mean variance, weighted by n - 1.
+def deviation_limits(sd: float, n: int) -> tuple[float, float]:
+    """Returns the lower and the upper confidence limit of a standard deviation, each at `CONFIDENCE`.
+
+    ``sd * sqrt((n - 1) / quantile of chi-square)``. From three seeds and a true difference of one deviation, half of
+    studies are advised a number of seeds with a power below one half if the deviation found is taken for the true one,
+    and 15 % if its upper limit is (see ``results/honesty.md``).
+
+    Source: Browne, 1995, "On the use of a pilot sample for sample size determination".
 
     Args:
-        sds: Standard deviations of paired differences, such as those of an earlier study; NaN is left out.
-        pairs: n of each.
+        sd: Standard deviation found.
+        n: Seeds that it was found on, at least 2.
+    """
+    low, high = (sd * math.sqrt((n - 1) / stats.chi2.ppf(q, n - 1)) for q in (CONFIDENCE, 1 - CONFIDENCE))
+    return low, high
+
+
+def seeds_to_decide(
+    mean: float, sd: float, n: int, *, margin: float, alpha: float, family: int
+) -> tuple[int | None, int | None]:
+    """Returns how many seeds in all would decide a comparison with a power of `POWER`, as a range.
+
+    The lesser of what shows a difference and what shows equivalence, if the true mean is as observed, and the true
+    deviation at its lower or upper limit (`deviation_limits`). At least one seed more than there are.
+
+    Args:
+        mean: Mean difference found, in points.
+        sd: Standard deviation found, in points.
+        n: Seeds that they were found on, at least 2.
+        margin: In points.
+        alpha: Level of the family.
+        family: Comparisons that are judged jointly.
 
     Returns:
-        The deviation; NaN where none is known.
+        For the lower and for the upper limit; None beyond `MOST`.
     """
-    known = [(sd**2, n - 1) for sd, n in zip(sds, pairs, strict=True) if n > 1 and math.isfinite(sd)]
-    freedom = sum(f for _, f in known)
-    return math.sqrt(sum(v * f for v, f in known) / freedom) if freedom else math.nan
+
+    def least(sd: float) -> int | None:
+        ways = (
+            seeds_for_difference(POWER, mean, sd, alpha, family),
+            seeds_for_equivalence(POWER, mean, sd, alpha, margin, family),
+        )
+        return min((max(way, n + 1) for way in ways if way is not None), default=None)
+
+    low, high = deviation_limits(sd, n)
+    return least(low), least(high)
 
 
 @dataclass(frozen=True)
@@ -164,14 +230,14 @@ class SeedPlan:
     goals: tuple[Goal, ...]
 
 
-def plan_seeds(comparison: Comparison, comparisons: int, seeds: int, sd: float) -> SeedPlan:
+def plan_seeds(terms: Terms, comparisons: int, seeds: int, sd: float) -> SeedPlan:
     """Computes how many seeds the comparisons of a study take.
 
     Args:
-        comparison: Margin, alpha and correction.
+        terms: Margin, alpha and correction.
         comparisons: How many candidates are compared with the reference.
         seeds: How many seeds the study has.
-        sd: Standard deviation of paired differences, in points: stated, or measured (`pooled_sd`).
+        sd: Standard deviation of paired differences, in points: stated, or a limit of one that was measured.
 
     Raises:
         VitposError: The deviation is not above 0, or there is nothing to compare.
@@ -180,22 +246,23 @@ def plan_seeds(comparison: Comparison, comparisons: int, seeds: int, sd: float) 
         raise VitposError(f"the deviation of paired differences is {sd}; it must be above 0 percentage points")
     if comparisons < 1:
         raise VitposError("there is nothing to compare: the study has no position but the reference")
-    level, margin = comparison.level(comparisons), comparison.margin
+    margin = terms.margin
+    level, family = per_test(terms.alpha, terms.correction, comparisons)
 
     def goal(what: str, seeds_for: Callable[[float], int | None], power: float) -> Goal:
         return Goal(what, seeds_for(0.80), seeds_for(0.95), power)
 
     def difference(what: str, effect: float) -> Goal:
-        power = difference_power(seeds, effect, sd, level) if seeds > 1 and effect else 0.0
-        return goal(what, lambda p: seeds_for_difference(p, effect, sd, level), power)
+        power = difference_power(seeds, effect, sd, level, family) if seeds > 1 and effect else 0.0
+        return goal(what, lambda p: seeds_for_difference(p, effect, sd, level, family), power)
 
-    equal = equivalence_power(seeds, 0.0, sd, level, margin) if seeds > 1 and margin else 0.0
+    equal = equivalence_power(seeds, 0.0, sd, level, margin, family) if seeds > 1 and margin else 0.0
     goals = (
         difference(f"a difference of the margin ({margin:g} points)", margin),
         difference(f"a difference of twice the margin ({2 * margin:g} points)", 2 * margin),
         goal(
             f"equivalence within {margin:g} points where there is no difference",
-            lambda p: seeds_for_equivalence(p, 0.0, sd, level, margin),
+            lambda p: seeds_for_equivalence(p, 0.0, sd, level, margin, family),
             equal,
         ),
     )
@@ -203,14 +270,34 @@ def plan_seeds(comparison: Comparison, comparisons: int, seeds: int, sd: float) 
 
 
 @cache
-def _normal(n: int) -> Floats:
-    """Draws standard normal differences of studies of n pairs, the same each time."""
-    return np.random.default_rng(n).standard_normal((_STUDIES, n))
+def _normal(n: int, rows: int) -> Floats:
+    """Draws standard normal differences from one reference, (studies, rows, n), the same each time; row by row."""
+    runs = [np.random.default_rng([n, row]).standard_normal((_STUDIES, n)) for row in range(rows + 1)]
+    return np.stack([(run - runs[0]) / math.sqrt(2) for run in runs[1:]], axis=1)
+
+
+def _statistic(x: Floats, *, two_sided: bool) -> Floats:
+    """Computes T of `signs.max_t` for each flip: (studies, n) to (studies, flips)."""
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True) @ flips(x.shape[1], two_sided))
+
+
+@lru_cache(maxsize=16)
+def _others(n: int, family: int, *, two_sided: bool) -> Floats:
+    """Computes the largest T of the other comparisons, all without effect, for each flip."""
+    largest = np.full((1, 1) if family == 1 else (_STUDIES, flips(n, two_sided).shape[1]), -np.inf)
+    for row in range(1, family):
+        t = _statistic(_normal(n, family)[:, row], two_sided=two_sided)
+        np.maximum(largest, np.abs(t) if two_sided else t, out=largest)
+    return largest
+
+
+def _rejected(t: Floats, others: Floats, alpha: float) -> float:
+    return float(np.mean((np.maximum(t, others) >= t[:, :1]).mean(axis=1) <= alpha))
 
 
 @cache
 def _found(n: int) -> Floats:
-    """Gives quantiles of the deviation found in n pairs, over the true one."""
+    """Returns quantiles of the deviation found in n pairs, over the true one."""
     return np.asarray(np.sqrt(stats.chi2.ppf(_QUANTILES, n - 1) / (n - 1)))
 
 
@@ -228,10 +315,10 @@ def _least(power_of: Callable[[int], float], power: float) -> int | None:
 
 
 def _climb(power_of: Callable[[int], float], power: float, floor: int, start: int | None) -> int | None:
-    """Finds the smallest n that reaches a power, from what the t test needs: sign flips need a few more, if any."""
+    """Finds the smallest n that reaches a power, from what the t test needs: sign flips need a few more or less."""
     if start is None:
         return None
-    n = max(floor, start - 1)
+    n = floor if start <= floor + COARSE + 1 else start - 1
     while power_of(n) < power:
         n += 1
     return n

@@ -1,320 +1,222 @@
-"""Each candidate's difference from the reference, paired by seed, its verdict, and what would settle it."""
+"""Who is compared with whom, the paired differences, and the verdict on each."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from vitpos.analysis import inference
-from vitpos.analysis.comparison import Comparison
-from vitpos.analysis.inference import RESOLUTION
-from vitpos.analysis.power import MOST, seeds_for_difference, seeds_for_equivalence, seeds_for_level
-from vitpos.analysis.statistics import Groups, Row, Variant, points
-from vitpos.analysis.tables import number, p_value
+from vitpos.analysis.runs import Row, Variant, level_order
+from vitpos.analysis.terms import Terms
 from vitpos.errors import unknown
 
-VERDICTS = ("falls short", "better", "equivalent", "undecided")
-POWER = 0.80
-"""Power with which seeds for an undecided comparison are counted."""
+VERDICTS = ("worse", "better", "equivalent", "undecided")
 
 # What two runs must share to be a pair: with another precision or generator, the same seed means another draw.
-_PAIRED: dict[str, Callable[[Row], Any]] = {
-    "data": lambda row: row["data"]["fingerprint"],
-    "device": lambda row: row["environment"].get("device"),
-    "precision": lambda row: row["environment"].get("precision"),
-    "format": lambda row: row.get("format"),
-}
+_PAIRED = ("data", "device", "precision", "format")
 
 
-@dataclass(frozen=True)
-class Needed:
-    """Seeds in all that would settle an undecided comparison with a power of `POWER`.
-
-    They are for a true difference and deviation as observed, at the level `Comparison.level`. Both are estimates from
-    few pairs, so this is an order of magnitude. Seeds that are added because a verdict is missing are a second look at
-    the same data, which raises the error rate (see ``results/honesty.md``); a new study with seeds of its own does not.
-
-    Attributes:
-        difference: To show a difference; None beyond `power.MOST`.
-        equivalence: To show equivalence; None beyond `power.MOST` and where the observed mean is not within the margin.
-    """
-
-    difference: int | None
-    equivalence: int | None
-
-    @property
-    def seeds(self) -> int | None:
-        """The lesser of the two."""
-        return min((n for n in (self.difference, self.equivalence) if n is not None), default=None)
+def conditions(row: Row) -> dict[str, Any]:
+    """Returns under which conditions a run was made, by name; those of all runs should be the same."""
+    made = {key: value for key, value in row["environment"].items() if key != "sources"}
+    return {**made, "data": f"{row['data']['name']} {row['data']['fingerprint']}", "format": row.get("format")}
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Candidate minus reference, paired by seed, in percentage points. Undefined numbers are NaN.
+def pairs(variants: Iterable[Variant], reference: str) -> list[tuple[Variant, Variant]]:
+    """Returns the comparisons of a study, (candidate, reference) each.
 
-    Attributes:
-        candidate: The variant that is judged.
-        reference: The variant that it is compared with: the same other axes.
-        seeds: Those of the pairs, ascending.
-        differences: One per seed.
-        mean: Their mean.
-        sd: Their standard deviation (n - 1).
-        low: Lower end of the t interval of the mean, 1 - alpha, not adjusted for the number of comparisons.
-        high: Its upper end.
-        flip_low: Lower end of the sign-flip interval, 1 - alpha, not adjusted: it leaves 0 out where ``p`` <= alpha.
-        flip_high: Its upper end.
-        bca_low: Lower end of the BCa bootstrap interval, 1 - alpha; from `inference.BCA_PAIRS` pairs on.
-        bca_high: Its upper end.
-        g: Hedges' g_z, the mean in standard deviations of the differences.
-        p: Two-sided sign-flip test of no difference: it decides.
-        p_equivalence: Two one-sided sign-flip tests of a difference outside the margin: it decides.
-        p_t: Two-sided paired t test, for information.
-        p_tost: Two one-sided paired t tests, for information.
-        p_adjusted: ``p`` after the correction over the family.
-        p_equivalence_adjusted: ``p_equivalence`` after the correction over the family.
-        family: How many comparisons the correction is over.
-        verdict: One of `VERDICTS`.
-        needed: What would settle it where it is undecided; None where that cannot be said (see the note).
-        note: What a reader must know beside the verdict; may be empty.
-    """
-
-    candidate: Variant
-    reference: Variant
-    seeds: tuple[int, ...]
-    differences: tuple[float, ...]
-    mean: float = math.nan
-    sd: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    flip_low: float = math.nan
-    flip_high: float = math.nan
-    bca_low: float = math.nan
-    bca_high: float = math.nan
-    g: float = math.nan
-    p: float = math.nan
-    p_equivalence: float = math.nan
-    p_t: float = math.nan
-    p_tost: float = math.nan
-    p_adjusted: float = math.nan
-    p_equivalence_adjusted: float = math.nan
-    family: int = 1
-    verdict: str = "undecided"
-    needed: Needed | None = None
-    note: str = ""
-
-    @property
-    def n(self) -> int:
-        """Pairs."""
-        return len(self.seeds)
-
-
-def difference(
-    comparison: Comparison,
-    groups: Groups,
-    candidate: Variant,
-    reference: Variant,
-    failed: Collection[tuple[Variant, int]] = (),
-) -> Difference:
-    """Compares two variants by the seeds that both have, without a verdict (see `compare`).
-
-    A seed whose two runs differ in data, device, precision or format is no pair. Where a run failed or is not a number,
-    numbers are of the other pairs, but no test is made: leaving a run out that diverged would favour its scheme.
+    A candidate is compared with every variant of the reference position that agrees with it on all axes that both have:
+    a scheme that lacks an option is compared at each value that the reference has of it, and the other way round.
 
     Args:
-        comparison: Metric, margin and alpha.
-        groups: All rows of the study, from `statistics.group`; their seeds say which pairs are missing.
-        candidate: The variant that is judged.
-        reference: The variant that it is compared with.
-        failed: Variant and seed of runs that failed.
-
-    Returns:
-        The difference with p values that are not adjusted.
+        variants: All variants of the study, planned or run.
+        reference: Position text of the reference.
     """
-    ours, theirs = groups.get(candidate, {}), groups.get(reference, {})
-    notes, testable = [], True
-    for variant, have in ((candidate, ours), (reference, theirs)):
-        lost = {seed for other, seed in failed if other == variant} - set(have)
-        if lost:
-            testable = False
-            notes.append(f"the run of {variant.label} failed for {_seeds(sorted(lost))}; no verdict without it")
-        lacking = sorted({seed for runs in groups.values() for seed in runs} - set(have) - lost)
-        if lacking:
-            notes.append(f"no run of {variant.label} for {_seeds(lacking)}")
-    both = sorted(set(ours) & set(theirs))
-    foreign = {s: [k for k, get in _PAIRED.items() if get(ours[s]) != get(theirs[s])] for s in both}
-    if unpaired := [s for s in both if foreign[s]]:
-        what = dict.fromkeys(key for s in unpaired for key in foreign[s])
-        notes.append(f"{_seeds(unpaired)} no pair: the two runs differ in {', '.join(what)}")
-    paired = [s for s in both if not foreign[s]]
-    notes += _mixed({s: (ours[s], theirs[s]) for s in paired})
-    found = {s: points(ours[s], comparison.metric) - points(theirs[s], comparison.metric) for s in paired}
-    if bad := [s for s, x in found.items() if not math.isfinite(x)]:
-        testable = False
-        notes.append(f"{comparison.metric} is not a number for {_seeds(bad)}; no verdict without it")
-    known = {s: x for s, x in found.items() if math.isfinite(x)}
-    result = _measure(Difference(candidate, reference, tuple(known), tuple(known.values())), 1 - comparison.alpha)
-    if result.n < 2:
-        notes.append("one pair of seeds, no variance to judge by" if result.n else "no pair of seeds")
-    elif testable:
-        d = np.array(result.differences)
-        result = replace(
-            result,
-            p=float(inference.sign_flip(d)),
-            p_equivalence=float(inference.equivalence(d, comparison.margin)),
-        )
-        if np.ptp(d) > RESOLUTION:
-            p_tost = inference.tost(d, comparison.margin) if comparison.margin else 1.0
-            result = replace(result, p_t=float(inference.t_test(d)), p_tost=float(p_tost))
-    if result.n > 1 and not result.sd:
-        same = "0 (the same computation twice?)" if result.mean == 0 else f"{number(result.mean, sign=True)}"
-        notes.append(f"all differences are {same}, no variance for an interval")
-    return replace(result, note="; ".join(notes))
+    distinct = sorted(set(variants))
+    references = [v for v in distinct if v.position == reference]
+    return [
+        (candidate, matching)
+        for candidate in distinct
+        if candidate.position != reference
+        for matching in [r for r in references if candidate.agrees(r)] or [replace(candidate, position=reference)]
+    ]
 
 
-def compare(comparison: Comparison, groups: Groups, failures: Sequence[Row] = ()) -> list[Difference]:
-    """Compares every variant with the reference position at the same other axes, and gives verdicts.
+def verdicts(
+    runs: pd.DataFrame, terms: Terms, failures: Sequence[Row] = (), planned: Sequence[Row] = ()
+) -> pd.DataFrame:
+    """Compares every candidate with the reference, paired by seed, and judges all comparisons as one family.
 
-    All comparisons are one family: p values are corrected over it, separately for differences and for equivalence. A
-    comparison without a test counts as one with p = 1. `inference.decide` says how verdicts follow.
+    A run that failed or diverged is scored at chance, so that a scheme gains nothing by losing its worst runs; where
+    chance is not known, or half of the runs of a variant are lost, its comparisons are not judged.
 
     Args:
-        comparison: What was stated beforehand.
-        groups: All rows of the study, from `statistics.group`.
-        failures: Its failed runs: ``axes`` and ``seed``.
+        runs: From `runs.frame`.
+        terms: What was stated beforehand.
+        failures: Failed runs: ``axes`` and ``seed``.
+        planned: All runs of the plan, the same; those that are neither done nor failed are missing.
 
     Returns:
-        One difference per candidate, the largest mean first, those without a number last.
+        One row per comparison, by setting and then the largest mean first. Columns: those of `pair_up`, those of
+        `inference.judge`, ``note``, and for comparisons in which a run is scored at chance ``mean_without`` and
+        ``without``, the verdict of the same without that seed.
 
     Raises:
         VitposError: If no row has the metric.
     """
-    known = {name for runs in groups.values() for row in runs.values() for name in row["metrics"]}
-    if comparison.metric not in known:
-        raise unknown("metric", comparison.metric, known)
-    candidates = [variant for variant in groups if variant.position != comparison.reference]
-    failed = {(Variant.of(failure["axes"]), int(failure["seed"])) for failure in failures}
-    found = [difference(comparison, groups, v, replace(v, position=comparison.reference), failed) for v in candidates]
-    p = inference.adjust(np.array([d.p for d in found]), comparison.correction)
-    q = inference.adjust(np.array([d.p_equivalence for d in found]), comparison.correction)
-    verdicts = inference.decide(np.array([d.mean for d in found]), p, q, comparison.alpha)
-    judged = [
-        _advise(
-            comparison,
-            replace(
-                d,
-                p_adjusted=float(p[i]),
-                p_equivalence_adjusted=float(q[i]),
-                family=len(found),
-                verdict=str(verdicts[i]),
-            ),
+    known = {name for row in runs["row"] for name in row["metrics"]}
+    if terms.metric not in known:
+        raise unknown("metric", terms.metric, known)
+    found = compare(runs, terms, failures, planned)
+    if found.empty:
+        return found
+    seeds = sorted({seed for values in found["by_seed"] for seed in values}) or [0]
+    by_terms = partial(inference.judge, margin=terms.margin, alpha=terms.alpha, correction=terms.correction)
+
+    def judge(column: str) -> pd.DataFrame:
+        table = np.array([[values.get(s, math.nan) for s in seeds] for values in found[column]], dtype=float)
+        judged = by_terms(np.where(found[["testable"]], table, math.nan))
+        for i in np.flatnonzero(~found["testable"]):  # has a mean and a deviation none the less
+            shown = by_terms(table[[i]]).iloc[0]
+            for name in ("n", "mean", "sd", "single_low", "single_high", "g"):
+                judged.loc[i, name] = shown[name]
+        return judged
+
+    result = found.join(judge("by_seed"))
+    if (scored := found["scored"].map(len) > 0).any():
+        other = judge("finished")
+        result[["mean_without", "without"]] = other.loc[scored, ["mean", "verdict"]]
+    result["note"] = [_note(terms, d) for _, d in result.iterrows()]
+
+    def place(i: int) -> tuple[Any, ...]:
+        mean = result["mean"][i]
+        at = [(axis, level_order(value)) for axis, value in result["setting"][i]]
+        return (at, math.isnan(mean), 0 if math.isnan(mean) else -mean, result["candidate"][i])
+
+    return result.loc[sorted(result.index, key=place)].reset_index(drop=True)
+
+
+def compare(runs: pd.DataFrame, terms: Terms, failures: Sequence[Row], planned: Sequence[Row]) -> pd.DataFrame:
+    """Pairs the runs of all comparisons of a study, without judging them (see `verdicts`), a row of `pair_up` each."""
+    lost = {(Variant.of(f["axes"]), int(f["seed"])) for f in failures}
+    wanted = {(Variant.of(p["axes"]), int(p["seed"])) for p in planned} | lost
+    variants = {*runs["variant"], *(variant for variant, _ in wanted)}
+    seeds = {*runs["seed"], *(seed for _, seed in wanted)}
+    classes = {len(row["per_class"]["names"]) for row in runs["row"] if row.get("per_class")}
+    chance = 100 / classes.pop() if len(classes) == 1 else math.nan
+    return pd.DataFrame([pair_up(runs, c, r, seeds, lost, chance) for c, r in pairs(variants, terms.reference)])
+
+
+def pair_up(
+    runs: pd.DataFrame,
+    candidate: Variant,
+    reference: Variant,
+    seeds: Collection[int],
+    lost: Collection[tuple[Variant, int]] = (),
+    chance: float = math.nan,
+) -> dict[str, Any]:
+    """Pairs the runs of two variants by seed.
+
+    Args:
+        runs: From `runs.frame`.
+        candidate: The variant that is judged.
+        reference: The variant that it is compared with.
+        seeds: All seeds of the study.
+        lost: Variant and seed of runs that failed.
+        chance: Accuracy at which a lost run is scored; NaN where that is not known.
+
+    Returns:
+        ``candidate``, ``reference``, ``scheme`` (position text), ``setting`` (values of the other axes); ``finished``,
+        the difference by seed of the pairs that ran, ``by_seed``, the same with lost runs scored at chance, ``scored``,
+        the seeds of which that is so; ``ours`` and ``theirs``, all rows of the two by seed; ``testable`` and ``notes``.
+    """
+    notes, testable, scores, bad = [], True, [], {}
+    both = [runs[runs["variant"] == v].set_index("seed") for v in (candidate, reference)]
+    for variant, own in zip((candidate, reference), both, strict=True):
+        failed = {s for v, s in lost if v == variant} - set(own.index)
+        bad[variant] = sorted(failed | set(own.index[own["accuracy"].isna()]))
+    scored = math.isfinite(chance) and all(2 * len(which) < len(seeds) for which in bad.values())
+    for who, which, own in zip(("the scheme", "the reference"), bad.values(), both, strict=True):
+        if which:
+            testable = scored
+            how = f"scored at chance, {chance:g} %" if scored else "no verdict without it"
+            notes.append(f"{who} failed or diverged with {_seeds(which)}: {how}")
+        if missing := sorted(set(seeds) - set(own.index) - set(which)):
+            notes.append(f"no run of {who} with {_seeds(missing)}")
+        known = own["accuracy"].dropna()
+        scores.append(pd.concat([known, pd.Series(chance, which)]) if scored and which else known)
+    a, b = both
+    foreign = {s: _foreign(a["row"][s], b["row"][s]) for s in sorted(set(a.index) & set(b.index))}
+    if unpaired := [s for s, what in foreign.items() if what]:
+        what = dict.fromkeys(key for s in unpaired for key in foreign[s])
+        notes.append(f"{_seeds(unpaired)} not paired: the two runs differ in {', '.join(what)}")
+    finished, differences = (
+        {int(s): float(x) for s, x in (ours - theirs).dropna().sort_index().items() if not foreign.get(s)}
+        for ours, theirs in ([a["accuracy"], b["accuracy"]], scores)
+    )
+    made = {_sources(own["row"][s]) for s in finished for own in both} - {""}
+    if len(made) > 1:
+        testable = False
+        notes.append(f"the runs were trained by {len(made)} versions of the code: no verdict over them")
+    notes += _mixed([(s, a["row"][s], b["row"][s]) for s in finished])
+    return {
+        "candidate": candidate,
+        "reference": reference,
+        "scheme": candidate.position,
+        "setting": tuple(sorted({**dict(reference.others), **dict(candidate.others)}.items())),
+        "finished": finished,
+        "by_seed": differences,
+        "scored": sorted(set(differences) - set(finished)),
+        "ours": a["row"].to_dict(),
+        "theirs": b["row"].to_dict(),
+        "testable": testable,
+        "notes": notes,
+    }
+
+
+def _foreign(ours: Row, theirs: Row) -> list[str]:
+    """Names what keeps two runs of one seed from being a pair."""
+    differ = [key for key in _PAIRED if conditions(ours).get(key) != conditions(theirs).get(key)]
+    made = {_sources(ours), _sources(theirs)} - {""}
+    return [*differ, *(["training code"] if len(made) > 1 else [])]
+
+
+def _sources(row: Row) -> str:
+    """Returns the digests of the sources that trained a run, joined; empty for a row that does not say."""
+    return " ".join(row["environment"].get("sources") or ())
+
+
+def _note(terms: Terms, d: pd.Series) -> str:
+    notes = list(d["notes"])
+    if d["scored"]:
+        notes.append(
+            f"without {_seeds(d['scored'])} the mean is {d['mean_without']:+.2f} and the verdict {d['without']}"
         )
-        for i, d in enumerate(found)
-    ]
-    return sorted(judged, key=lambda d: (math.isnan(d.mean), 0 if math.isnan(d.mean) else -d.mean, d.candidate))
+    if d["n"] < 2:
+        notes.append("one pair of seeds, no variance to judge by" if d["n"] else "no pair of seeds")
+    elif not d["sd"]:
+        same = "0 (the same computation twice?)" if d["mean"] == 0 else f"{d['mean']:+.2f}"
+        notes.append(f"all differences are {same}, no variance for an interval")
+    if d["verdict"] == "equivalent" and d["p"] <= terms.alpha:
+        notes.append("a difference, but within the margin")
+    return "; ".join(notes)
 
 
-def words(comparison: Comparison, d: Difference) -> str:
-    """Says a verdict in a clause with its numbers: ``falls short of learned by 1.47 points (95 % interval ...)``."""
-    level, low, high = f"{100 * (1 - comparison.alpha):g} %", d.flip_low, d.flip_high
-    kind = "interval"
-    if math.isnan(low):
-        low, high, kind = d.low, d.high, "t interval"
-    corrected = {"holm": "after Holm", "bonferroni": "after Bonferroni", "none": "uncorrected"}[comparison.correction]
-    over = f", {corrected} over {d.family}" if d.family > 1 and comparison.correction != "none" else ""
-    if comparison.correction == "none" and d.family > 1:
-        over = f", not corrected for {d.family} comparisons"
-    facts = [f"{level} {kind} {number(low, sign=True)} to {number(high, sign=True)}"] if math.isfinite(low) else []
-    facts.append(f"{d.n} pair{'' if d.n == 1 else 's'}")
-    name, margin = d.reference.position, f"{comparison.margin:g}"
-    if d.verdict in ("falls short", "better"):
-        verb = f"falls short of {name}" if d.mean < 0 else f"is better than {name}"
-        inside = math.isfinite(low) and low < comparison.margin and high > -comparison.margin
-        doubt = f"; it may be within the margin of {margin}" if inside else ""
-        return f"{verb} by {number(abs(d.mean))} points ({', '.join(facts)}, p {p_value(d.p_adjusted)}{over}){doubt}"
-    if d.verdict == "equivalent":
-        facts.append(f"p {p_value(d.p_equivalence_adjusted)}{over}")
-        return f"is equivalent to {name}: {number(d.mean, sign=True)} points, within ±{margin} ({', '.join(facts)})"
-    if math.isnan(d.mean):
-        return f"is undecided against {name}"
-    tests = f"p {p_value(d.p_adjusted)} for a difference, {p_value(d.p_equivalence_adjusted)} for one within ±{margin}"
-    facts += [tests + over] if math.isfinite(d.p_adjusted) else []
-    advice = f"; {_advice(d, d.needed)}" if d.needed else ""
-    return f"is undecided against {name}: {number(d.mean, sign=True)} points ({', '.join(facts)}){advice}"
-
-
-def _advice(d: Difference, needed: Needed) -> str:
-    if needed.seeds is None:
-        return f"more than {MOST} seeds would be needed, if mean and deviation are as observed"
-    aim = "equivalence" if needed.seeds == needed.equivalence else "a difference of this size"
-    return (
-        f"{needed.seeds} seeds in all, {needed.seeds - d.n} more, would show {aim} with {100 * POWER:g} % power, "
-        "if mean and deviation are as observed"
-    )
-
-
-def _measure(d: Difference, level: float) -> Difference:
-    """Computes what needs no test: mean, deviation, intervals and effect size, as far as there are pairs for them."""
-    if not d.n:
-        return d
-    x = np.array(d.differences)
-    if d.n == 1 or np.ptp(x) <= RESOLUTION:
-        mean = float(x.mean())
-        return replace(d, mean=mean if abs(mean) > RESOLUTION else 0.0, sd=math.nan if d.n == 1 else 0.0)
-    low, high = map(float, inference.t_interval(x, level))
-    flip_low, flip_high = inference.sign_flip_interval(x, level)
-    bca_low, bca_high = map(float, inference.bca_interval(x, level)) if d.n >= inference.BCA_PAIRS else (math.nan,) * 2
-    return replace(
-        d,
-        mean=float(x.mean()),
-        sd=float(x.std(ddof=1)),
-        low=low,
-        high=high,
-        flip_low=flip_low,
-        flip_high=flip_high,
-        bca_low=bca_low,
-        bca_high=bca_high,
-        g=float(inference.hedges_g(x)) if d.n > 2 else math.nan,
-    )
-
-
-def _advise(comparison: Comparison, d: Difference) -> Difference:
-    """Adds what a verdict leaves open: seeds that would settle it, and where these pairs cannot."""
-    if d.verdict == "equivalent" and d.p_adjusted <= comparison.alpha:
-        return replace(d, note="; ".join(filter(None, ("a difference, but within the margin", d.note))))
-    if d.verdict != "undecided" or math.isnan(d.p):
-        return d
-    level = comparison.level(d.family)
-    for_difference, for_equivalence = (seeds_for_level(level, sides) for sides in (2, 1))
-    floors = [f"equivalence, which takes {for_equivalence}"] if comparison.margin and d.n < for_equivalence else []
-    floors += [f"a difference, which takes {for_difference}"] if d.n < for_difference else []
-    floor = [f"{d.n} pairs cannot show {', or '.join(floors)}"] if floors else []
-    more = [
-        seeds_for_difference(POWER, d.mean, d.sd, level),
-        seeds_for_equivalence(POWER, d.mean, d.sd, level, comparison.margin),
-    ]
-    needed = Needed(*(None if n is None else max(n, d.n + 1) for n in more))
-    return replace(d, needed=needed, note="; ".join(filter(None, (d.note, *floor))))
-
-
-def _mixed(pairs: Mapping[int, tuple[Row, Row]]) -> list[str]:
-    """Says where runs of a pair, or the pairs, were made under conditions that differ."""
-    notes = []
-    keys = dict.fromkeys(key for pair in pairs.values() for row in pair for key in row["environment"])
+def _mixed(made: Sequence[tuple[int, Row, Row]]) -> list[str]:
+    """Says where the two runs of a pair, or the pairs, were made under conditions that differ."""
+    pairs_ = [(seed, conditions(a), conditions(b)) for seed, a, b in made]
+    keys = list(dict.fromkeys(key for _, a, b in pairs_ for key in (*a, *b)))
     within: dict[tuple[str, ...], list[int]] = {}
-    for seed, (a, b) in pairs.items():
-        differ = tuple(key for key in keys if a["environment"].get(key) != b["environment"].get(key))
-        if differ:
+    for seed, a, b in pairs_:
+        if differ := tuple(key for key in keys if a.get(key) != b.get(key)):
             within.setdefault(differ, []).append(seed)
-    notes += [f"the two runs of {_seeds(seeds)} differ in {', '.join(what)}" for what, seeds in within.items()]
-    varied = [key for key, get in _PAIRED.items() if len({str(get(a)) for a, _ in pairs.values()}) > 1]
-    changed = {key for what in within for key in what} | set(varied)
-    varied += [
-        key
-        for key in keys
-        if key not in changed and len({str(a["environment"].get(key)) for a, _ in pairs.values()}) > 1
-    ]
+    notes = [f"the two runs of {_seeds(seeds)} differ in {', '.join(what)}" for what, seeds in within.items()]
+    changed = {key for what in within for key in what}
+    varied = [key for key in keys if key not in changed and len({str(a.get(key)) for _, a, _ in pairs_}) > 1]
     return [*notes, f"the pairs differ in {', '.join(varied)}"] if varied else notes
 
 

@@ -160,20 +160,20 @@ def states(runs: tuple[Run, ...], results: Results, metric: str) -> str:
 
 def report(study: Study, results: Results) -> None:
     """Writes the report and prints the verdict."""
-    from vitpos.analysis import report, tensorboard
-    from vitpos.analysis.evidence import Background
+    from vitpos.analysis import report
+    from vitpos.study import summary
 
     with results.writing():
         rows, failures = results.collect(study)
-        background = Background(
-            planned=len(study.runs),
+        background = report.Background(
+            planned=[{"axes": run.axes, "seed": run.seed} for run in study.runs],
             text=study.path.read_text(encoding="utf-8-sig"),
             tuning=[dataclasses.asdict(choice) for choice in tuning.choices(study, results)],
             tuning_seeds=list(dict.fromkeys(trial.seed for trial in study.trials)),
         )
         print()
         print(report.write(study.comparison, rows, failures, results.folder, background))
-        tensorboard.write_curves(rows, results.folder)
+        summary.write_curves(rows, results.folder)
     print(f"\nreport       {results.folder / 'report.html'} (the same as text: report.md)")
     print(f"curves       {beside_python('tensorboard')} --logdir {shlex.quote(str(results.folder))}")
 

@@ -13,10 +13,10 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from vitpos.analysis.tables import duration
 from vitpos.study.plan import Run
 from vitpos.study.results import Results
 from vitpos.study.run import execute, fail
+from vitpos.text import duration
 
 
 def default_workers() -> int:

@@ -2,16 +2,16 @@
 
 import math
 
-from vitpos.analysis.power import MOST, Goal, SeedPlan, plan_seeds, pooled_sd
-from vitpos.analysis.statistics import group
-from vitpos.analysis.tables import duration, number, plain
-from vitpos.analysis.verdict import compare
+from vitpos.analysis.power import MOST, Goal, SeedPlan, deviation_limits, plan_seeds
+from vitpos.analysis.runs import Variant, frame
+from vitpos.analysis.verdict import pairs, verdicts
 from vitpos.errors import VitposError
 from vitpos.study import tuning
 from vitpos.study.engine import default_workers
 from vitpos.study.plan import Study
 from vitpos.study.results import Results
 from vitpos.study.timing import estimate
+from vitpos.text import columns, duration, plural
 
 
 def forecast(study: Study, results: Results, sd: float | None, workers: int | None) -> int:
@@ -31,21 +31,20 @@ def forecast(study: Study, results: Results, sd: float | None, workers: int | No
     """
     comparison, seeds = study.comparison, len({run.seed for run in study.runs})
     variants = {repr(run.axes): run for run in study.runs}
-    candidates = [run for run in variants.values() if run.axes["position"] != comparison.reference]
+    compared = len(pairs((Variant.of(run.axes) for run in variants.values()), comparison.reference))
     deviations, source = deviation(study, results, sd)
-    plans = [plan_seeds(comparison, len(candidates), seeds, each) for each in deviations]
-    correction = "uncorrected" if comparison.correction == "none" else f"after {comparison.correction.capitalize()}"
+    plans = [plan_seeds(comparison, compared, seeds, each) for each in deviations]
+    correction = "jointly" if comparison.correction == "max_t" else f"each at {plans[0].level:.2g}"
     print(
-        f"{comparison.name}: {count(len(candidates), 'comparison')} with {comparison.reference}, "
-        f"{count(seeds, 'seed')}, margin {comparison.margin:g}, alpha {comparison.alpha:g} {correction}: "
-        f"each at {plans[0].level:.2g}"
+        f"{comparison.name}: {plural(compared, 'comparison')} with {comparison.reference}, "
+        f"{plural(seeds, 'seed')}, margin {comparison.margin:g}, alpha {comparison.alpha:g}, {correction}"
     )
     each, note = seconds_per_run(study, results)
     many = workers or default_workers()
     if math.isfinite(each):
         a_seed = each * len(variants) / many
         print(
-            f"a run takes some {duration(each)} ({note}); {count(len(variants), 'run')} a seed, {many} at a time: "
+            f"a run takes some {duration(each)} ({note}); {plural(len(variants), 'run')} a seed, {many} at a time: "
             f"{duration(a_seed)} a seed, {duration(a_seed * seeds + each * len(study.trials) / many)} in all"
             + (f" with {len(study.trials)} trials" if study.trials else "")
         )
@@ -59,7 +58,7 @@ def forecast(study: Study, results: Results, sd: float | None, workers: int | No
             [goal.what, enough(goal.seeds_80, a_seed), enough(goal.seeds_95, a_seed), f"{100 * goal.power:.0f} %"]
             for goal in found.goals
         ]
-        print(plain(["", "80 % power", "95 % power", f"power with {count(seeds, 'seed')}"], rows, [""] * len(rows)))
+        print(columns(["", "80 % power", "95 % power", f"power with {plural(seeds, 'seed')}"], rows, [""] * len(rows)))
     for line in warnings(study, plans[0]):
         print(f"\nwarning: {line}")
     return 0
@@ -72,13 +71,16 @@ def deviation(study: Study, results: Results, sd: float | None) -> tuple[list[fl
     rows = [row for row in results.stored() if "trial" not in row]
     if rows:
         try:
-            found = compare(study.comparison, group(results.collect(tuning.settle(study, results))[0]))
+            collected = results.collect(tuning.settle(study, results))[0]
+            found = verdicts(frame(collected, study.comparison.metric), study.comparison)
         except VitposError:  # rows of another metric, or of another version of the study
-            found = []
-        measured = pooled_sd([d.sd for d in found], [d.n for d in found])
-        if measured > 0:
-            pairs = sum(d.n for d in found if d.n > 1)
-            return [measured], f"{measured:.2f} points, measured on {pairs} pairs of {count(len(found), 'comparison')}"
+            found = None
+        if found is not None and len(found) and (found["sd"] > 0).any():
+            widest = found.loc[found["sd"].idxmax()]
+            return list(deviation_limits(widest["sd"], widest["n"])), (
+                f"{widest['sd']:.2f} points, the largest of {plural(len(found), 'comparison')}, that of "
+                f"{widest['candidate'].label} on {plural(widest['n'], 'pair')}; from its lower to its upper 80 % limit:"
+            )
     margin = study.comparison.margin or 1.0
     return [margin / 2, margin, 2 * margin], "not known; state one with --sd, or run two seeds. Three examples:"
 
@@ -107,7 +109,7 @@ def warnings(study: Study, found: SeedPlan) -> list[str]:
     ):
         if found.seeds < least and (sides == 2 or margin):
             lines.append(
-                f"{count(found.seeds, 'seed')} cannot show {what} since the sign-flip test cannot get below "
+                f"{plural(found.seeds, 'seed')} cannot show {what} since the sign-flip test cannot get below "
                 f"{sides}/2^{found.seeds} = {sides / 2**found.seeds:.2g}; {least} seeds can reach {found.level:.2g}"
             )
     if not margin:
@@ -116,8 +118,3 @@ def warnings(study: Study, found: SeedPlan) -> list[str]:
     if weak and found.sd:
         lines += [f"a power of {100 * goal.power:.0f} % for {goal.what}: likely to stay undecided" for goal in weak]
     return lines
-
-
-def count(n: int, what: str) -> str:
-    """Writes a number of things."""
-    return f"{number(n, 0)} {what}{'' if n == 1 else 's'}"

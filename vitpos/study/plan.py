@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from vitpos import paths
-from vitpos.analysis.comparison import Comparison
+from vitpos.analysis.terms import Terms
 from vitpos.configs import check_seed, read_yaml
 from vitpos.errors import VitposError, unknown
 from vitpos.rows import check_tree, check_value
@@ -143,7 +143,7 @@ class File:
         metric: Key of the result that is compared, a share between 0 and 1.
         margin: Percentage points within which two schemes count as equal.
         alpha: Family-wise error rate of the verdicts.
-        correction: How p values are adjusted over the comparisons: ``holm``, ``bonferroni`` or ``none``.
+        correction: How p values are adjusted over the comparisons: ``max_t``, ``holm``, ``bonferroni``, ``none``.
         tune: Dotted config keys and a few values of each, crossed. Every variant is trained with each of them on the
             tuning seeds; the best by mean validation accuracy at the last epoch is what its runs use.
         tune_seeds: Seeds for tuning, none of them among ``seeds``; left out, the first from 1000 on that is not.
@@ -158,7 +158,7 @@ class File:
     metric: str = "test/accuracy"
     margin: float = 1.0
     alpha: float = 0.05
-    correction: str = "holm"
+    correction: str = "max_t"
     tune: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     tune_seeds: list[int] = dataclasses.field(default_factory=list)
 
@@ -178,7 +178,7 @@ class Study:
     """
 
     path: Path
-    comparison: Comparison
+    comparison: Terms
     runs: tuple[Run, ...]
     axes: dict[str, list[Any]]
     tune: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
@@ -204,7 +204,7 @@ def load(path: str | Path, seen: Sequence[tuple[dict[str, Any], str]] | None = N
         check_axes(file)
         check_tuning(file)
         runs, trials = expand(base, file, path.parent.resolve(), seen)
-        comparison = Comparison(
+        comparison = Terms(
             path.stem, file.question, file.reference, file.metric, float(file.margin), file.alpha, file.correction
         )
     except VitposError as error:

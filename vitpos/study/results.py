@@ -3,11 +3,10 @@
 import contextlib
 import dataclasses
 import errno
-import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from vitpos.errors import VitposError
 from vitpos.lock import hold
 from vitpos.rows import check_failure, check_row, wrong
-from vitpos.study.plan import FORMAT, OPTION, File, Run, Study, flatten, identify, read
+from vitpos.study.plan import FORMAT, File, Run, Study, flatten, identify, read
 from vitpos.study.tuning import tuning_seeds
 
 Row = dict[str, Any]
@@ -216,9 +215,6 @@ class Results:
     def collect(self, study: Study) -> tuple[list[Row], list[Row]]:
         """Writes ``rows.jsonl`` and, where there are trials, ``tuning.jsonl``, in the order of the plan.
 
-        A run whose scheme lacks an option that is an axis is given once for each comparison that it takes part in (see
-        `standings`), with the same hash and the other axes named in ``idle``; the file has it once.
-
         Args:
             study: The study, settled (see `vitpos.study.tuning.settle`).
 
@@ -263,8 +259,7 @@ class Results:
                     write(self.folder / name, "".join(json.dumps(row) + "\n" for row in content))
         except OSError as error:
             raise unwritable(self.folder, error) from error
-        places = standings(study.axes, [run.axes for run in study.runs], study.comparison.reference)
-        return spread(rows, places), spread(failures, places)
+        return rows, failures
 
 
 def terms(file: File) -> dict[str, Any]:
@@ -272,47 +267,6 @@ def terms(file: File) -> dict[str, Any]:
     keys = ("reference", "metric", "margin", "alpha", "correction", "tune")
     seeds = tuning_seeds(file.seeds, file.tune_seeds) if file.tune else []
     return {**{key: getattr(file, key) for key in keys}, "tune_seeds": seeds}
-
-
-def standings(axes: Mapping[str, Sequence[Any]], variants: Sequence[Row], reference: str) -> dict[str, list[Row]]:
-    """Says at which points of a study each variant takes part in a comparison with the reference.
-
-    Where one of the two has an option and the other has not, the other is the same run at every value. Where both lack
-    it there is one comparison, not one a value.
-
-    Args:
-        axes: All axes of the study with their values.
-        variants: The axes that each variant itself has.
-        reference: Position that the others are compared with.
-
-    Returns:
-        By ``repr`` of a variant the axes under which its rows are grouped; without such options, itself alone.
-    """
-    options = {key for key in axes if key.startswith(OPTION)}
-    has = {
-        which: {
-            frozenset(options & variant.keys()) for variant in variants if (variant["position"] == reference) is which
-        }
-        for which in (True, False)
-    }
-
-    def stand(variant: Row) -> Iterator[Row]:
-        for other in has[variant["position"] != reference] or {frozenset[str]()}:
-            idle = [key for key in axes if key in other - variant.keys()]
-            for values in itertools.product(*(axes[key] for key in idle)):
-                yield {**variant, **dict(zip(idle, values, strict=True))}
-
-    return {repr(variant): list({repr(point): point for point in stand(variant)}.values()) for variant in variants}
-
-
-def spread(rows: list[Row], places: dict[str, list[Row]]) -> list[Row]:
-    """Gives each row once for every place where its variant stands."""
-    found = []
-    for row in rows:
-        for axes in places[repr(row["axes"])]:
-            idle = [key for key in axes if key not in row["axes"]]
-            found.append({**row, "axes": axes, "idle": idle} if idle else row)
-    return found
 
 
 def parse(text: bytes) -> Row:

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from vitpos.analysis import probes
-from vitpos.analysis.tables import duration
+from vitpos.portraits import probes
+from vitpos.text import duration
 from vitpos.train.task import Classifier
 
 
