@@ -7,9 +7,11 @@ import vitpos
 
 def test_public_names():
     assert set(vitpos.__all__) == {
-        "Geometry", "PositionEmbedding", "__version__", "attach", "available", "build", "detach", "register",
+        "Geometry", "PositionEmbedding", "__version__", "attach", "available", "build", "create_model", "detach",
+        "register",
     }  # fmt: skip
     assert all(hasattr(vitpos, name) for name in vitpos.__all__)
+    assert set(dir(vitpos)) == set(vitpos.__all__)
     assert vitpos.__version__ == version("vitpos")
 
 
@@ -42,5 +44,5 @@ def test_in_the_command_names_are_there_when_asked_for():
         "len({name: getattr(vitpos, name) for name in vitpos.__all__}), vitpos.attach is vitpos.attach); vitpos.nothing"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "False 8 True"
+    assert done.stdout.strip() == "False 9 True"
     assert "AttributeError: module 'vitpos' has no attribute 'nothing'" in done.stderr

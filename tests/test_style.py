@@ -35,7 +35,7 @@ def test_options_of_a_kind_differ_by_line_and_marker_and_its_default_is_solid():
 def test_no_two_schemes_look_alike():
     own = [f"scheme_{i}" for i in range(7)]
     found = looks(*vitpos.available(), *own)
-    assert len({found[position].colour for position in found}) == 26
+    assert len({found[position].colour for position in found}) == 29
     many = [f"scheme_{i}(x={x})" for i in range(60) for x in range(5)]
     assert len(set(looks(*many).values())) == 300
 

@@ -1,23 +1,43 @@
-"""vitpos: position embeddings for vision transformers. Importing it registers the small models with timm."""
+"""vitpos: position embeddings for vision transformers. Importing it registers the models with timm."""
 
-import importlib
-import sys
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import sys as _sys
+from importlib import import_module as _import
+from importlib.metadata import version as _version
+from pathlib import Path as _Path
+from typing import TYPE_CHECKING as _CHECKING
 
-__version__ = version("vitpos")
-__all__ = ["Geometry", "PositionEmbedding", "__version__", "attach", "available", "build", "detach", "register"]
+__version__ = _version("vitpos")
+_HOMES = {
+    **dict.fromkeys(("attach", "detach"), "vitpos.attach"),
+    "create_model": "vitpos.models",
+    **dict.fromkeys(("Geometry", "PositionEmbedding", "available", "build", "register"), "vitpos.positions"),
+}
+__all__ = [
+    "Geometry",
+    "PositionEmbedding",
+    "__version__",
+    "attach",
+    "available",
+    "build",
+    "create_model",
+    "detach",
+    "register",
+]
 
-if TYPE_CHECKING or Path((sys.argv or [""])[0]).stem != "vitpos":
+if _CHECKING or _Path((_sys.argv or [""])[0]).stem != "vitpos":
     from vitpos import models as models
     from vitpos.attach import attach, detach
+    from vitpos.models import create_model
     from vitpos.positions import Geometry, PositionEmbedding, available, build, register
 else:  # in the command `vitpos` torch and timm wait until they are needed, so that its help comes at once
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         """Imports what is asked for."""
-        if name not in __all__:
+        if name not in _HOMES:
             raise AttributeError(f"module 'vitpos' has no attribute {name!r}")
-        module = "vitpos.attach" if name in ("attach", "detach") else "vitpos.positions"
-        return getattr(importlib.import_module(module), name)
+        return getattr(_import(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Lists what is public."""
+    return __all__

@@ -1,24 +1,22 @@
 """A timm ViT and a position scheme become one model: `attach`, `detach`, and what is refused.
 
-The classes of the model and of its attentions are exchanged for those of `vitpos.hosts`, which call the scheme's hooks.
-All children keep their names, so the keys of the backbone in the state dict stay as they were; the scheme's are
-``pos_embed.*``.
+The classes of the model, of its blocks and of their attentions are exchanged for those of `vitpos.hosts`, which call
+the scheme's hooks. All children keep their names, so the keys of the backbone in the state dict stay as they were; the
+scheme's are ``pos_embed.*``.
 """
 
 from typing import Any, TypeVar
 
-import torch
-from timm.models.eva import EvaBlock, EvaBlockPostNorm
-from timm.models.vision_transformer import Block, ResPostBlock
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError
-from vitpos.hosts import ATTENTIONS, MODELS, LayerTokens, PositionedModel, Seam
-from vitpos.positions.base import Geometry, PositionEmbedding, Sum, build
+from vitpos.hosts import ATTENTIONS, BLOCKS, MODELS, PositionedModel, training_grid
+from vitpos.positions.base import Geometry, PositionEmbedding, Sum, apart, build, parts
 from vitpos.positions.learned import Learned
+from vitpos.positions.record import label
+from vitpos.seam import Seam
 
 Model = TypeVar("Model", bound=nn.Module)
-BLOCKS = (Block, ResPostBlock, EvaBlock, EvaBlockPostNorm)  # others compute attention by themselves
 
 
 def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | None = None) -> Model:
@@ -49,36 +47,36 @@ def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | Non
     geometry = _geometry(model)
     host: Any = model
     positioned = isinstance(model, PositionedModel)
-    table = host.pos_embed.detach() if isinstance(host.pos_embed, nn.Parameter) else None
+    table = host.pos_embed if isinstance(host.pos_embed, nn.Parameter) else None
     _decided(host, existing)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with apart():
         built = build(scheme, geometry)
         if existing == "keep":
             kept = _parts(host.pos_embed) if positioned else [] if table is None else [_learned(geometry, table)]
             built = _sum(geometry, kept, _parts(built))
+    label(built)
     weight = next(model.parameters())
     built.to(device=weight.device, dtype=weight.dtype).train(model.training)
     if existing == "drop" and getattr(host, "rope", None) is not None:
         host.rope, host.rope_mixed = None, False
+    _describe(host, scheme if isinstance(scheme, str) and not positioned else built.text, existing)
     if positioned:
-        host.seam.scheme = host.pos_embed = built
+        host.pos_embed = built
         return model
     if table is not None and not host.no_embed_class:
         start = 0
         for token in (host.cls_token, host.reg_token):
             if token is not None:
-                token.data += table[:, start : start + token.shape[1]]
+                token.data += table.data[:, start : start + token.shape[1]]
                 start += token.shape[1]
-    seam = Seam(built, geometry.grid, host.num_prefix_tokens)
     del host.pos_embed  # a parameter cannot be overwritten by a module
     host.pos_embed = built
-    host.seam = seam
+    host.seam = seam = Seam()
     host.__class__ = MODELS[type(model)]
     for layer, block in enumerate(host.blocks):
-        block.attn.__class__ = ATTENTIONS[type(block.attn)]
-        block.attn.seam, block.attn.layer = seam, layer
-        if layer:
-            block.register_forward_pre_hook(LayerTokens(seam, layer))
+        block.__class__, block.attn.__class__ = BLOCKS[type(block)], ATTENTIONS[type(block.attn)]
+        for part in (block, block.attn):
+            part.seam, part.layer = seam, layer
     return model
 
 
@@ -97,17 +95,37 @@ def detach(model: Model) -> Model:
     if not isinstance(model, PositionedModel):
         raise VitposError(f"{type(model).__name__} has no position scheme of vitpos to detach")
     host: Any = model
-    plain = {positioned: timms for timms, positioned in [*MODELS.items(), *ATTENTIONS.items()]}
+    plain = {positioned: timms for timms, positioned in [*MODELS.items(), *BLOCKS.items(), *ATTENTIONS.items()]}
     for block in host.blocks:
-        hooks = block._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if isinstance(hook, LayerTokens)]:
-            del hooks[key]
-        del block.attn.seam, block.attn.layer
-        block.attn.__class__ = plain[type(block.attn)]
+        for part in (block.attn, block):
+            del part.seam, part.layer
+            part.__class__ = plain[type(part)]
     del host.seam, host.pos_embed
     host.pos_embed = None
     host.__class__ = plain[type(host)]
+    _describe(host, None, None)
     return model
+
+
+def _describe(host: Any, position: str | None, existing: str | None) -> None:
+    """Says in a model of ``timm.create_model`` how it is created again: what ``timm.models.save_for_hf`` writes."""
+    if not isinstance(config := getattr(host, "pretrained_cfg", None), dict):
+        return
+    args = dict(getattr(host, "_model_args", {}))
+    base = args.pop("base", config.get("architecture"))
+    if "position" in args and "base" not in host._model_args:  # a small ViT of vitpos takes it as its own option
+        args["position"] = position or "none"
+    elif position is None:
+        args.pop("position", None)
+        args.pop("existing", None)
+        config = {**config, "architecture": base}
+    else:
+        before = args.pop("existing", None)
+        existing = "drop" if "drop" in (before, existing) else existing or before
+        args.update({"existing": existing} if existing else {})
+        args.update(base=base, position=position)
+        config = {**config, "architecture": "vitpos"}
+    host._model_args, host.pretrained_cfg, host.default_cfg = args, config, config
 
 
 def _decided(host: Any, existing: str | None) -> None:
@@ -131,15 +149,14 @@ def _decided(host: Any, existing: str | None) -> None:
 
 def _parts(scheme: PositionEmbedding) -> list[PositionEmbedding]:
     """Lists the terms of a sum; ``none`` has no term."""
-    if isinstance(scheme, Sum):
-        return [part for part in scheme.parts if isinstance(part, PositionEmbedding)]
-    return [] if type(scheme) is PositionEmbedding else [scheme]
+    return [part for part in parts(scheme) if type(part) is not PositionEmbedding]
 
 
 def _learned(geometry: Geometry, table: Tensor) -> PositionEmbedding:
     """Makes the scheme of a table of timm's, (1, rows * columns, embed_dim), prefix tokens in front or not."""
     scheme = Learned(geometry)
-    scheme.table.data.copy_(table[:, -geometry.grid[0] * geometry.grid[1] :])
+    scheme.table.data.copy_(table.data[:, -geometry.grid[0] * geometry.grid[1] :])
+    scheme.table.requires_grad = table.requires_grad
     return scheme
 
 
@@ -159,13 +176,16 @@ def _geometry(model: Any) -> Geometry:
     if type(model) not in (*MODELS, *MODELS.values()):
         parent = next((host.__name__ for host in MODELS if isinstance(model, host)), None)
         kind = f"a subclass of timm's {parent}, whose forward may differ" if parent else "another model"
+        kind += f" (of {type(model).__module__})"
+        if type(getattr(model, "model", None)) in (*MODELS, *MODELS.values()):  # features_only
+            kind += f" around {type(model.model).__name__}: attach to its .model"
         raise VitposError(f"cannot attach to {name}: timm's VisionTransformer and Eva are served, this is {kind}")
     if not isinstance(model.patch_drop, nn.Identity | None):
         raise VitposError("cannot attach with patch_drop_rate > 0: the patches that are left have no grid")
     heads = set()
     for block in model.blocks:
         for kind, part, served in (("block", block, BLOCKS), ("attention", getattr(block, "attn", None), ATTENTIONS)):
-            if type(part) not in (*served, *ATTENTIONS.values()):
+            if type(part) not in (*served, *served.values()):
                 raise VitposError(
                     f"cannot attach to {kind} {type(part).__name__}: it computes attention in a way of its own; those "
                     f"served are {', '.join(one.__name__ for one in served)}"
@@ -178,7 +198,6 @@ def _geometry(model: Any) -> Geometry:
     ((num_heads, head_dim),) = heads
     if num_heads * head_dim != model.embed_dim:
         raise VitposError(f"cannot attach: {num_heads} heads of {head_dim} are not embed_dim {model.embed_dim}")
-    grid = getattr(model.patch_embed, "grid_size", None)
-    if grid is None:
+    if getattr(model.patch_embed, "grid_size", None) is None:
         raise VitposError("cannot attach: the model's patch_embed has no grid_size; create it with an img_size")
-    return Geometry(tuple(grid), model.embed_dim, num_heads, len(model.blocks))
+    return Geometry(training_grid(model.patch_embed), model.embed_dim, num_heads, len(model.blocks))

@@ -8,33 +8,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention, AttentionRope
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
-from timm.models.eva import Eva, EvaAttention
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError
-from vitpos.positions.base import Grid, PositionEmbedding
-
-
-class Seam:
-    """What a model shares with its attentions: the scheme, the number of prefix tokens, and the grid of this forward.
-
-    No module, so that the scheme is in the model's tree once; one object, so that the parts of a copy share the copy's.
-    """
-
-    def __init__(self, scheme: PositionEmbedding, grid: Grid, prefix: int) -> None:
-        self.scheme = scheme
-        self.grid = grid
-        self.prefix = prefix
-
-    def check(self, tokens: int, prefix: int) -> None:
-        """Raises a VitposError unless `tokens` are those of the grid and `prefix` more."""
-        rows, columns = self.grid
-        if tokens != rows * columns + prefix:
-            raise VitposError(
-                f"{tokens} tokens are not the {rows} x {columns} patches and {prefix} prefix tokens expected"
-            )
+from vitpos.positions.base import Grid, PositionEmbedding, parts
+from vitpos.positions.learned import Learned
+from vitpos.positions.record import accept
+from vitpos.seam import Call, Seam
 
 
 def _joined(prefix: Tensor, patches: Tensor, dim: int) -> Tensor:
@@ -42,23 +26,42 @@ def _joined(prefix: Tensor, patches: Tensor, dim: int) -> Tensor:
     return torch.cat([prefix, patches], dim=dim) if prefix.shape[dim] else patches
 
 
-class LayerTokens:
-    """A hook in front of a block that hands its patch tokens to the scheme.
+class PositionedBlock:
+    """What the blocks share: the patch tokens pass through the scheme as they enter; then timm's forward."""
 
-    An object, for a closure would survive a deepcopy with the scheme of the original.
-    """
+    seam: Seam
+    layer: int
 
-    def __init__(self, seam: Seam, layer: int) -> None:
-        self.seam = seam
-        self.layer = layer
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Computes timm's forward of what the scheme makes of the tokens."""
+        thread, call = self.seam.thread, self.seam.call(x)
+        before, thread.now = thread.now, call  # for the attention, also where this runs again
+        try:
+            if self.layer:  # the tokens of layer 0 are changed by the model
+                prefix = call.prefix
+                call.check(x.shape[1], prefix)
+                patches = x[:, prefix:]
+                changed = call.hook("tokens", patches, self.layer)
+                x = x if changed is patches else _joined(x[:, :prefix], changed, dim=1)
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc,no-any-return]
+        finally:
+            thread.now = before
 
-    def __call__(self, block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Gives the changed inputs of the block, or None."""
-        x, prefix = inputs[0], self.seam.prefix
-        self.seam.check(x.shape[1], prefix)
-        patches = x[:, prefix:]
-        changed = self.seam.scheme.tokens(patches, self.seam.grid, self.layer)
-        return None if changed is patches else (_joined(x[:, :prefix], changed, dim=1), *inputs[1:])
+
+class PositionedViTBlock(PositionedBlock, Block):
+    """timm's block of the ViT with a scheme."""
+
+
+class PositionedResPostBlock(PositionedBlock, ResPostBlock):
+    """timm's block with norms after attention and MLP, with a scheme."""
+
+
+class PositionedEvaBlock(PositionedBlock, EvaBlock):
+    """timm's block of ``Eva`` with a scheme."""
+
+
+class PositionedEvaBlockPostNorm(PositionedBlock, EvaBlockPostNorm):
+    """timm's block of ``Eva(use_post_norm=True)`` with a scheme."""
 
 
 class Positioned:
@@ -70,41 +73,50 @@ class Positioned:
     def _attend(
         self: Any, x: Tensor, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, is_causal: bool
     ) -> Tensor:
-        """Computes what follows the norms of q and k; prefix tokens are not rotated and have zero bias."""
+        """Computes what follows the norms of q and k; prefix tokens are not rotated, nor biased unless it sees them."""
         batch, length, _ = x.shape
-        seam, prefix = self.seam, self.seam.prefix
-        seam.check(length, prefix)
+        call = self.seam.call(x)
+        prefix = call.prefix
+        call.check(length, prefix)
         gate_layer = getattr(self, "gate", None)  # not in the oldest timm allowed
         gate = gate_layer(x).sigmoid() if gate_layer is not None else None
 
         patch_q, patch_k = q[:, :, prefix:], k[:, :, prefix:]
-        bias = seam.scheme.bias(patch_q, patch_k, seam.grid, self.layer)
-        new_q, new_k = seam.scheme.rotate(patch_q, patch_k, seam.grid, self.layer)
+        first = 0 if call.scheme.sees_prefix else prefix  # of the tokens that bias and values are about
+        bias = call.hook("bias", q[:, :, first:], k[:, :, first:], self.layer)
+        new_q, new_k = call.hook("rotate", patch_q, patch_k, self.layer)
         if new_q is not patch_q:
             q = _joined(q[:, :, :prefix], new_q, dim=2)
         if new_k is not patch_k:
             k = _joined(k[:, :, :prefix], new_k, dim=2)
         if bias is not None:
             bias = bias.to(q.dtype)
-            bias = F.pad(bias, (prefix, 0, prefix, 0)) if prefix else bias
+            bias = F.pad(bias, (first, 0, first, 0)) if first else bias
             # 4-D, for the fused kernels refuse a mask of 3.
             bias = bias if bias.dim() == 4 else bias[None]
             attn_mask, is_causal = _mask(bias, attn_mask, is_causal), False
 
         # Exported, fused attention with a bias by image has other strides than when traced, and the export fails.
         exported = bias is not None and torch.compiler.is_exporting()
-        if self.fused_attn and not seam.scheme.uses_attention and not exported:
+        if self.fused_attn and not call.scheme.uses_attention and not exported:
             dropout = self.attn_drop.p if self.training else 0.0
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, is_causal=is_causal)
         else:
             logits = (q * self.scale) @ k.transpose(-2, -1)
             mask = _mask(None, attn_mask, is_causal, like=logits)
             logits = logits if mask is None else logits + mask
-            attention = self.attn_drop(logits.softmax(dim=-1))
+            attention = logits.softmax(dim=-1)
+            if call.scheme.uses_attention:
+                patches = attention[:, :, prefix:, prefix:]
+                weights = call.hook("weights", patches, self.layer)
+                if weights is not patches:
+                    weights = _joined(attention[:, :, prefix:, :prefix], weights, dim=3)
+                    attention = _joined(attention[:, :, :prefix], weights, dim=2)
+            attention = self.attn_drop(attention)
             x = attention @ v
-            if seam.scheme.uses_attention:
-                added = seam.scheme.values(attention[:, :, prefix:, prefix:], seam.grid, self.layer)
-                x = _joined(x[:, :, :prefix], x[:, :, prefix:] + added, dim=2)
+            if call.scheme.uses_attention:
+                added = call.hook("values", attention[:, :, first:, first:], self.layer)
+                x = x if added is None else _joined(x[:, :, :first], x[:, :, first:] + added, dim=2)
 
         x = self.norm(x.transpose(1, 2).reshape(batch, length, -1))
         x = x if gate is None else x * gate
@@ -156,7 +168,7 @@ class PositionedRopeAttention(Positioned):
             q, k, v = (t.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for t in projected)
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
-            prefix = self.seam.prefix
+            prefix = self.seam.call(x).prefix
             q, k = (
                 _joined(t[:, :, :prefix], apply_rot_embed_cat(t[:, :, prefix:], rope, half=self.rotate_half), dim=2)
                 for t in (q, k)
@@ -179,23 +191,41 @@ class PositionedModel:
     seam: Seam
     pos_embed: Any  # the PositionEmbedding; timm declares a parameter
 
-    def _positions(self: Any, x: Tensor) -> Tensor:
-        """Adds positions to the patch tokens, then puts the prefix tokens in front."""
-        grid = self.patch_embed.grid_size
+    def _positions(self: Any, x: Tensor) -> tuple[Tensor, Grid]:
+        """Begins a call: adds positions to the patch tokens, puts the prefix tokens in front, and gives the grid."""
+        if isinstance(x, torch.fx.Proxy):
+            raise VitposError("a model with a position scheme is not for torch.fx: use torch.export or torch.compile")
+        grid = training_grid(self.patch_embed)
         if x.dim() == 4:  # dynamic_img_size leaves the map as it is
-            grid = (x.shape[1], x.shape[2])
+            # torch.jit.trace and torch.onnx.export(dynamo=False) give sizes as tensors.
+            rows, columns = (int(side) if isinstance(side, Tensor) else side for side in x.shape[1:3])
+            grid = (rows, columns)
             x = x.flatten(1, 2)
-        if self.grad_checkpointing and self.training and grid != self.seam.grid and torch.is_grad_enabled():
-            # The backward pass computes the blocks again, and would do so with the grid of the latest forward.
-            raise VitposError(f"gradient checkpointing needs one grid: {grid} comes after {self.seam.grid}")
-        self.seam.grid = grid
-        self.seam.check(x.shape[1], 0)
-        x = self.seam.scheme.tokens(x, grid, 0)
+        call = self.seam.thread.last = Call(self.pos_embed, grid, self.num_prefix_tokens, x.device)
+        call.check(x.shape[1], 0)
+        x = call.hook("tokens", x, 0)
         prefix = [t.expand(x.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         # Both for every scheme. timm skips the dropout without positions, and the concatenation with positions but no
         # prefix (that keeps the convolution's memory layout, 4 % slower). Either would pass for the scheme's effect.
-        x = self.pos_drop(torch.cat([*prefix, x], dim=1))
-        return x
+        return self.pos_drop(torch.cat([*prefix, x], dim=1)), grid
+
+    def forward_features(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes timm's forward, as a call of its own."""
+        thread = self.seam.thread
+        before = thread.last
+        try:
+            return super().forward_features(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            thread.last = before
+
+    def forward_intermediates(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes timm's forward, as a call of its own."""
+        thread = self.seam.thread
+        before = thread.last
+        try:
+            return super().forward_intermediates(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            thread.last = before
 
     def _without_scheme(self: Any, method: str, *args: Any, **kwargs: Any) -> None:
         """Calls a method of timm that would take ``pos_embed`` for its own parameter."""
@@ -205,6 +235,59 @@ class PositionedModel:
             getattr(super(), method)(*args, **kwargs)
         finally:
             self.pos_embed = scheme
+
+    def _load_from_state_dict(self: Any, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Makes the state dict fit the scheme, before anything is loaded."""
+        if isinstance(self.pos_embed, PositionEmbedding):  # and not a wrapper of somebody's
+            accept(self.pos_embed, state_dict, f"{prefix}pos_embed.")
+            self._take_table(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
+
+    def _take_table(self: Any, state: dict[str, Any], prefix: str) -> None:
+        """Makes of a table of timm's in a state dict that of the scheme ``learned``, where the model has one.
+
+        As in `vitpos.attach`, what the table has for prefix tokens is added to them.
+        """
+        numbers = [n for n, part in enumerate(parts(self.pos_embed)) if isinstance(part, Learned) and part.tables == 1]
+        table = state.get(f"{prefix}pos_embed")
+        if not numbers or not isinstance(table, Tensor) or table.dim() != 3:
+            return
+        grid, front = training_grid(self.patch_embed), self.num_prefix_tokens
+        here = {grid[0] * grid[1] + more: (grid, more) for more in (0, front)}
+        square = {side**2 + more: ((side, side), more) for side in range(1, table.shape[1]) for more in (0, front)}
+        old, front = (here if table.shape[1] in here else square).get(table.shape[1], (None, 0))
+        if old is None:
+            return
+        start = 0
+        for name in (f"{prefix}cls_token", f"{prefix}reg_token"):
+            if front and name in state:
+                stop = start + state[name].shape[1]
+                state[name] = state[name] + table[:, start:stop]
+                start = stop
+        own = "" if parts(self.pos_embed)[0] is self.pos_embed else f"parts.{numbers[0]}."
+        new = resample_abs_pos_embed(table[:, front:], grid, old, num_prefix_tokens=0)
+        state[f"{prefix}pos_embed.{own}table"] = new
+        del state[f"{prefix}pos_embed"]
+
+    def load_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Loads what timm loads from a file of NumPy arrays; its table becomes that of the scheme ``learned``."""
+        scheme = self.pos_embed
+        if not any(isinstance(part, Learned) for part in parts(scheme)):
+            raise VitposError(f"the file has a learned table, the model has {scheme.text!r}: load it before you attach")
+        table = torch.zeros(1, scheme.shape[1] + (0 if self.no_embed_class else self.num_prefix_tokens), self.embed_dim)
+        del self.pos_embed
+        self.pos_embed = nn.Parameter(table.to(self.cls_token if self.cls_token is not None else table))
+        try:
+            super().load_pretrained(*args, **kwargs)  # type: ignore[misc]
+            loaded = {name: getattr(self, name) for name in ("pos_embed", "cls_token", "reg_token")}
+        finally:
+            del self.pos_embed
+            self.pos_embed = scheme
+        self.load_state_dict({name: value.data for name, value in loaded.items() if value is not None}, strict=False)
+
+    def __prepare_scriptable__(self) -> None:
+        """Refuses ``torch.jit.script``, which calls this first."""
+        raise VitposError("a model with a position scheme is not for TorchScript: use torch.export or torch.compile")
 
     def init_weights(self, *args: Any, **kwargs: Any) -> None:
         """Draws all weights anew, those of the scheme last."""
@@ -228,7 +311,7 @@ class PositionedVisionTransformer(PositionedModel, VisionTransformer):
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         """Adds positions and puts the prefix tokens in front."""
-        return self._positions(x)
+        return self._positions(x)[0]
 
 
 class PositionedEva(PositionedModel, Eva):
@@ -238,16 +321,30 @@ class PositionedEva(PositionedModel, Eva):
 
     def _pos_embed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Adds positions and puts the prefix tokens in front; rotary positions of the model's own go to its blocks."""
-        x = self._positions(x)
+        x, grid = self._positions(x)
         if self.rope is None:
             return x, None
-        fixed = not self.dynamic_img_size and hasattr(
-            self.rope, "feat_shape"
-        )  # as timm: the size is then the rope's own
-        return x, self.rope.get_embed() if fixed else self.rope.get_embed(shape=self.seam.grid)
+        # As timm: the size is then the rope's own.
+        fixed = not self.dynamic_img_size and hasattr(self.rope, "feat_shape")
+        return x, self.rope.get_embed() if fixed else self.rope.get_embed(shape=grid)
+
+
+def training_grid(patch_embed: Any) -> Grid:
+    """Gives the grid of images of the model's own size; with ``dynamic_img_pad`` they are padded first."""
+    if getattr(patch_embed, "dynamic_img_pad", False):
+        rows, columns = patch_embed.dynamic_feat_size(patch_embed.img_size)
+        return rows, columns
+    rows, columns = patch_embed.grid_size
+    return rows, columns
 
 
 MODELS: dict[type[nn.Module], type[nn.Module]] = {VisionTransformer: PositionedVisionTransformer, Eva: PositionedEva}
+BLOCKS: dict[type[nn.Module], type[nn.Module]] = {
+    Block: PositionedViTBlock,
+    ResPostBlock: PositionedResPostBlock,
+    EvaBlock: PositionedEvaBlock,
+    EvaBlockPostNorm: PositionedEvaBlockPostNorm,
+}
 ATTENTIONS: dict[type[nn.Module], type[nn.Module]] = {
     Attention: PositionedAttention,
     EvaAttention: PositionedEvaAttention,

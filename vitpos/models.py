@@ -1,46 +1,120 @@
-"""Small ViTs for images of 32 pixels: configurations of timm's VisionTransformer, registered with timm."""
+"""Small ViTs for images of 32 pixels, and any ViT of timm's with a scheme, registered with timm."""
 
 import inspect
 from functools import partial
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+import timm
+from timm.models import build_model_with_cfg, generate_default_cfgs, load_pretrained, register_model
+from timm.models._builder import resolve_pretrained_cfg
+from timm.models._features import FeatureGetterNet
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from vitpos.attach import attach
 from vitpos.errors import VitposError, unknown
+from vitpos.positions import parse, text
 
 __all__: list[str] = []  # timm adds the entry points
 
 _POOLS = ("avg", "token", "avgmax", "max", "map", "prr", "")
 # What build_model_with_cfg and timm.create_model take besides the arguments of the model.
-_BUILDER = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only", "out_indices", "feature_cls")
+_SOURCE = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir")
+_BUILDER = (*_SOURCE, "features_only", "out_indices", "feature_cls")
 _REFUSED = ("pos_embed", "no_embed_class")  # `position` says it
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"vitpos_{size}_patch4_32": {
-            "num_classes": 10,
-            "input_size": (3, 32, 32),
-            "fixed_input_size": True,
-            "crop_pct": 1.0,
-            "interpolation": "bicubic",
-            "mean": (0.4914, 0.4822, 0.4465),  # of CIFAR-10's training images
-            "std": (0.2470, 0.2435, 0.2616),
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        }
-        for size in ("nano", "micro", "mini", "tiny9", "tiny")
+_configs: dict[str, Any] = {
+    f"vitpos_{size}_patch4_32": {
+        "num_classes": 10,
+        "input_size": (3, 32, 32),
+        "fixed_input_size": True,
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "mean": (0.4914, 0.4822, 0.4465),  # of CIFAR-10's training images
+        "std": (0.2470, 0.2435, 0.2616),
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
     }
-)
+    for size in ("nano", "micro", "mini", "tiny9", "tiny")
+}
+default_cfgs = generate_default_cfgs({**_configs, "vitpos": {}})
+
+
+def create_model(name: str, position: str, *, existing: str | None = None, **kwargs: Any) -> nn.Module:
+    """Creates a ViT of timm's with a position scheme: ``timm.create_model``, then `vitpos.attach`.
+
+    What ``timm.models.save_for_hf`` saves of it, ``timm.create_model("local-dir:...", pretrained=True)`` loads again,
+    scheme and all, once vitpos is imported.
+
+    Args:
+        name: A name of timm's; also one of ``hf-hub:`` or ``local-dir:``.
+        position: The text of the scheme.
+        existing: What becomes of positions that the model has: ``"keep"`` or ``"drop"``, see `vitpos.attach`.
+        kwargs: Those of ``timm.create_model``.
+
+    Raises:
+        VitposError: As for `vitpos.attach`.
+    """
+    features = {key: kwargs.pop(key) for key in ("features_only", "out_indices") if key in kwargs}
+    model = attach(timm.create_model(name, **kwargs), position, existing=existing)
+    return _features(model, **features)
+
+
+@register_model
+def vitpos(
+    pretrained: bool = False,
+    *,
+    base: str = "",
+    position: str = "none",
+    existing: str | None = None,
+    features_only: bool = False,
+    out_indices: Any = 3,
+    **kwargs: Any,
+) -> nn.Module:
+    """Any ViT of timm's with a scheme, for where a name is all one can give: timm's train script, or a saved model."""
+    if not base:
+        raise VitposError("model 'vitpos' needs base, the name of a ViT of timm's: base='vit_tiny_patch16_224'")
+    source = {key: kwargs.pop(key, None) for key in _SOURCE}
+    _no_strange_file(position, source["pretrained_model_args"])
+    resolved: Any = resolve_pretrained_cfg("vitpos", source["pretrained_cfg"], source["pretrained_cfg_overlay"])
+    saved: dict[str, Any] = resolved.to_dict()
+    if not _has_weights(saved):  # not a model that was saved with its scheme
+        model = timm.create_model(base, pretrained, cache_dir=source["cache_dir"], **kwargs)
+        return _features(attach(model, position, existing=existing), features_only, out_indices)
+    model = timm.create_model(base, pretrained_cfg={**saved, "architecture": base}, **kwargs)
+    attach(model, position, existing=existing)
+    if pretrained:
+        sizes = {"num_classes": model.num_classes, "in_chans": kwargs.get("in_chans", 3)}
+        load_pretrained(model, saved, cache_dir=source["cache_dir"], **sizes)
+    return _features(model, features_only, out_indices)
+
+
+def _features(model: nn.Module, features_only: bool = False, out_indices: Any = 3) -> nn.Module:
+    return FeatureGetterNet(model, out_indices=out_indices) if features_only else model
+
+
+def _has_weights(source: dict[str, Any]) -> bool:
+    return any(source.get(key) for key in ("file", "url", "hf_hub_id", "state_dict"))
+
+
+def _no_strange_file(position: str, saved: dict[str, Any] | None) -> None:
+    """Raises a VitposError where a saved configuration names a file of code that nobody here has named."""
+    if saved and position == saved.get("position"):
+        for name, _ in parse(position):
+            if (inside := text.split(name)) and not text.loaded(inside[0]):
+                raise VitposError(
+                    f"the saved model names code, {name}; if you trust it, say vitpos.positions.find({name!r}) before"
+                )
 
 
 def _vit(
     variant: str, pretrained: bool, position: str, model: dict[str, Any], given: dict[str, Any]
 ) -> VisionTransformer:
     """Checks the arguments, builds the model through timm, and attaches the scheme."""
-    if pretrained:
+    source: Any = resolve_pretrained_cfg(variant, given.get("pretrained_cfg"), given.get("pretrained_cfg_overlay"))
+    if pretrained and not _has_weights(source.to_dict()):
         raise VitposError(f"{variant} has no pretrained weights; create it with pretrained=False")
+    _no_strange_file(position, given.get("pretrained_model_args"))
     takes = [n for n in inspect.signature(VisionTransformer).parameters if n not in _REFUSED] + ["position"]
     for option in given:
         if option not in (*takes, *_BUILDER):
@@ -51,7 +125,7 @@ def _vit(
     built: VisionTransformer = build_model_with_cfg(
         partial(_positioned, position),
         variant,
-        False,
+        pretrained,
         feature_cfg={"out_indices": 3, "feature_cls": "getter"},
         **args,
     )

@@ -46,7 +46,10 @@ _KINDS = {
     "rope_1d": ("#882255", "v"),
     "rope_mixed": ("#A5170E", "o"),
     "rope_dinov3": ("#EE3377", "<"),
+    "rope_golden": ("#3E024D", "p"),
     "liere": ("#999933", "D"),
+    "comrope": ("#0501CF", "D"),
+    "gpsa": ("#110278", "o"),
     "cpe": ("#72190E", "<"),
 }
 _SPARE = (  # for sums and for schemes of others

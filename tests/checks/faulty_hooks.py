@@ -61,6 +61,15 @@ class DeclaresForNothing(Distance):
     by_offset = False
 
 
+class IdleAttention(PositionEmbedding):
+    uses_attention = True
+
+
+class WeightsOfAnotherSum(IdleAttention):
+    def weights(self, attention, grid, layer):
+        return attention.softmax(-1)
+
+
 class PlaceInTheValues(Distance):
     uses_attention = True
 

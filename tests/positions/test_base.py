@@ -30,14 +30,8 @@ def test_none_returns_the_very_tensors():
     assert scheme.rotate(q, k, (4, 6), 0) == (q, k)
     assert scheme.bias(q, k, (4, 6), 0) is None
     assert not scheme.uses_attention
-
-
-def test_a_scheme_that_asks_for_the_attention_and_does_not_use_it_is_named():
-    class Idle(PositionEmbedding):
-        uses_attention = True
-
-    with pytest.raises(NotImplementedError, match=r"Idle\.uses_attention is true, so it has to define values\(\)"):
-        Idle(GEOMETRY).values(torch.ones(1, 2, 24, 24), (4, 6), 0)
+    assert scheme.weights(q, (4, 6), 0) is q
+    assert scheme.values(q, (4, 6), 0) is None
 
 
 @pytest.mark.parametrize(
@@ -114,6 +108,9 @@ def test_a_sum_applies_its_parts_in_order_and_adds_their_biases():
         def uses_attention(self):
             return self.shift > 0
 
+        def weights(self, attention, grid, layer):
+            return attention * self.factor + self.shift
+
         def values(self, attention, grid, layer):
             return attention * self.factor
 
@@ -123,6 +120,7 @@ def test_a_sum_applies_its_parts_in_order_and_adds_their_biases():
     assert both.tokens(ones, (4, 6), 0).item() == (1 * 2 + 1) * 3 + 5
     assert [t.item() for t in both.rotate(ones, ones, (4, 6), 0)] == [14, 1 - 1 - 5]
     assert both.bias(ones, ones, (4, 6), 0).unique().tolist() == [6]
+    assert both.weights(ones, (4, 6), 0).item() == (1 * 2 + 1) * 3 + 5
     assert both.values(ones, (4, 6), 0).item() == 2 + 3
     assert Sum(GEOMETRY, parts[:2]).values(ones, (4, 6), 0).item() == 2
     assert Sum(GEOMETRY, parts[1:2]).bias(ones, ones, (4, 6), 0) is None

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import vitpos
-from vitpos.checks.ground import images, vit
+from vitpos.checks.ground import REGISTERS, images, vit
 from vitpos.errors import VitposError
 from vitpos.positions import Geometry, build
 
@@ -125,3 +125,35 @@ def test_half_precision_rounds_products_only(text, dtype):
 def test_a_value_that_is_not_allowed_is_named(text, message):
     with pytest.raises(VitposError, match=message):
         build(text, GEOMETRY)
+
+
+@pytest.mark.parametrize("on", ["k", "qkv"])
+def test_a_class_bucket_in_a_sum_is_that_of_the_scheme_alone(on):
+    geometry = Geometry((4, 6), 48, 4, 2)
+    alone = build(f"irpe(on='{on}', std=1, class_bucket=True)", geometry)
+    both = build(f"irpe(on='{on}', std=1, class_bucket=True)+relative_bias+shaw_2d(on='kv')", geometry)
+    both.parts[0].load_state_dict(alone.state_dict())
+    q, k = torch.randn(2, 2, 4, 26, 12)
+    attention = torch.randn(2, 4, 26, 26).softmax(-1)
+    patches = [part.bias(q[:, :, 2:], k[:, :, 2:], (4, 6), 0) for part in both.parts[1:]]
+    expected = alone.bias(q, k, (4, 6), 0)
+    expected[:, :, 2:, 2:] += patches[0] + patches[1]
+    torch.testing.assert_close(both.bias(q, k, (4, 6), 0), expected)
+    values = both.parts[2].values(attention[:, :, 2:, 2:], (4, 6), 0)
+    values = torch.nn.functional.pad(values, (0, 0, 2, 0))
+    if "v" in on:
+        values = values + alone.values(attention, (4, 6), 0)
+    torch.testing.assert_close(both.values(attention, (4, 6), 0), values)
+
+
+def test_a_class_bucket_changes_what_the_class_token_gets():
+    host = vit("irpe(on='kv', class_bucket=True)", **REGISTERS)
+    before = host(images())
+    with torch.no_grad():
+        for vectors in host.pos_embed.prefix.values():
+            vectors.zero_()
+    without = host(images())
+    assert (before - without).abs().max() > 1e-4
+    plain = vit("irpe(on='kv')", **REGISTERS)
+    plain.pos_embed.tables.load_state_dict(host.pos_embed.tables.state_dict())
+    torch.testing.assert_close(plain(images()), without, rtol=0, atol=1e-6)

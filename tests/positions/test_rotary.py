@@ -1,3 +1,4 @@
+import math
 from unittest import mock
 
 import pytest
@@ -7,7 +8,7 @@ from vitpos.errors import VitposError
 from vitpos.positions import Geometry, build
 
 GEOMETRY = Geometry((4, 6), 48, 4, 2)
-NAMES = ["rope_1d", "rope_axial", "rope_mixed", "rope_dinov3", "liere", "liere(block_size=4)"]
+NAMES = ["rope_1d", "rope_axial", "rope_mixed", "rope_golden", "rope_dinov3", "liere", "liere(block_size=4)", "comrope"]
 every = pytest.mark.parametrize("text", NAMES)
 
 
@@ -51,7 +52,9 @@ def test_a_batch_of_no_images_stays_one(text):
     assert [x.shape for x in build(text, GEOMETRY).rotate(q, q, (4, 6), 0)] == [q.shape, q.shape]
 
 
-@pytest.mark.parametrize("text", ["rope_axial", "rope_mixed", "rope_dinov3", "liere"])
+@pytest.mark.parametrize(
+    "text", ["rope_axial", "rope_mixed", "rope_golden", "rope_dinov3", "liere", "comrope(commuting='ap')"]
+)
 def test_rows_and_columns_are_told_apart(text):
     scheme = build(text, Geometry((5, 5), 48, 4, 2)).double()
     q = queries(grid=(1, 1)).expand(-1, -1, 25, -1)
@@ -66,7 +69,7 @@ def test_the_raster_order_of_one_dimension():
     torch.testing.assert_close(wide, tall, rtol=0, atol=1e-6)  # the one is a table in float32
 
 
-@pytest.mark.parametrize("text", ["rope_1d", "rope_axial", "rope_mixed", "rope_dinov3"])
+@pytest.mark.parametrize("text", ["rope_1d", "rope_axial", "rope_mixed", "rope_golden", "rope_dinov3"])
 @pytest.mark.parametrize(("width", "heads"), [(48, 4), (96, 2), (192, 3), (32, 8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compilers_see_real_numbers_that_give_the_same(text, width, heads, dtype):
@@ -83,6 +86,29 @@ def test_half_of_the_pairs_hardly_turns_at_temperature_10000():
     for temperature, slow in ((100, 0), (10000, 4)):
         angles = build(f"rope_axial(temperature={temperature})", Geometry((8, 8), 64, 2, 1)).angles((8, 8))
         assert (angles.max(dim=0).values < 0.1).sum() == 2 * slow
+
+
+@pytest.mark.parametrize("name", ["rope_axial", "rope_mixed", "rope_golden"])
+def test_a_reference_grid_is_the_square_that_every_grid_samples(name):
+    torch.manual_seed(0)
+    plain = build(name, Geometry((6, 6), 48, 4, 2)).double()
+    scheme = build(f"{name}(ref_grid=(6, 3))", GEOMETRY).double()
+    scheme.load_state_dict(plain.state_dict())
+    q = queries(grid=(1, 1)).expand(-1, -1, 36, -1)
+    expected = plain.rotate(q, q, (6, 6), 1)[0].unflatten(2, (6, 6))
+    found = scheme.rotate(q, q, (6, 6), 1)[0].unflatten(2, (6, 6))
+    torch.testing.assert_close(found[:, :, :, ::2], expected[:, :, :, :3], rtol=0, atol=1e-5)
+    twice = scheme.rotate(q[:, :, :12], q[:, :, :12], (12, 1), 1)[0]  # half a row apart
+    torch.testing.assert_close(twice[:, :, ::2], found[:, :, :, 0], rtol=0, atol=1e-5)
+    square, sides = (build(f"{name}(ref_grid={grid})", GEOMETRY) for grid in ("3", "(3, 3)"))
+    sides.load_state_dict(square.state_dict())
+    assert torch.equal(square.rotate(q, q, (6, 6), 1)[0], sides.rotate(q, q, (6, 6), 1)[0])
+
+
+def test_golden_directions_spread_evenly():
+    directions = torch.tensor(build("rope_golden", Geometry((4, 6), 512, 8, 1)).directions).remainder(math.pi)
+    share = directions.histc(8, 0, math.pi) / len(directions)
+    assert (share - 1 / 8).abs().max() < 0.02
 
 
 def test_dinov3_sees_the_same_square_on_every_grid():
@@ -127,7 +153,21 @@ def test_liere_depends_on_the_offset_alone_where_generators_commute():
         ("rope_dinov3", 10, "'rope_dinov3': head_dim 10 is not divisible by 4"),
         ("liere(block_size=8)", 12, "'liere': head_dim 12 is not divisible by 8; nearest allowed: 8 or 16"),
         ("liere(block_size=1)", 12, "'liere': block_size=1 must be a whole number of at least 2"),
+        ("comrope(commuting='ap', block_size=4)", 12, "'comrope': head_dim 12 is not divisible by 8"),
+        ("comrope(commuting='pa')", 12, "commuting of position scheme 'comrope': 'pa'; did you mean 'ap'"),
+        ("liere(shared=1)", 12, "'liere': shared=1 must be True or False"),
         ("liere", 1, "'liere': head_dim 1 is not divisible by 2; nearest allowed: 2"),
+        ("rope_golden", 9, "'rope_golden': head_dim 9 is not divisible by 2"),
+        ("rope_axial(ref_grid=0)", 12, "'rope_axial': ref_grid=0 must be a whole number of at least 1"),
+        ("rope_mixed(ref_grid=(3, 4, 5))", 12, r"ref_grid=\(3, 4, 5\) must be one whole number, or two"),
+        ("rope_golden(ref_grid=(3, 4.0))", 12, "'rope_golden': ref_grid=4.0 must be a whole number of at least 1"),
+        ("rope_dinov3(jitter_coords=0.5)", 12, "'rope_dinov3': jitter_coords=0.5 must be at least 1"),
+        ("rope_dinov3(shift_coords=-1)", 12, "'rope_dinov3': shift_coords=-1 must be a finite number of at least 0"),
+        (
+            "rope_dinov3(normalize_coords='mix')",
+            12,
+            "normalize_coords of position scheme 'rope_dinov3': 'mix'; did you",
+        ),
         ("rope_mixed(init='zeros')", 12, "init of position scheme 'rope_mixed': 'zeros'; did you mean 'zero'"),
     ],
 )

@@ -4,6 +4,7 @@ import math
 
 import torch
 from self_attention_cv.pos_embeddings.relative_embeddings_2D import RelPosEmb2D
+from timm.models.vision_transformer_sam import get_decomposed_rel_pos_bias
 
 from references import Pairs, reference
 from vitpos.positions import Geometry, build
@@ -84,6 +85,56 @@ def shaw_2d_of_self_attention_cv() -> Pairs:
             theirs.append(module(q) / math.sqrt(DIM))
         rows = theirs[0].reshape(BATCH, HEADS, side, side, side, side).permute(0, 1, 3, 2, 5, 4)
         yield scheme.bias(q, q, (side, side), 0), rows.reshape(theirs[1].shape) + theirs[1]
+
+
+@reference("irpe(class_bucket=True)", "the authors' buckets with that of the class token", 1e-13)  # float64
+def irpe_with_class_bucket() -> Pairs:
+    for given in ("on='qkv'", "on='qkv', per_head=True", "on='k', method='cross', beta=2"):
+        scheme = build(f"irpe({given}, class_bucket=True)", Geometry(HOME, HEADS * DIM, HEADS, DEPTH)).double()
+        for parameter in scheme.parameters():
+            torch.nn.init.normal_(parameter)
+        for grid in GRIDS:
+            for prefix in (0, 1, 3):
+                n = prefix + grid[0] * grid[1]
+                q, k = torch.randn(2, BATCH, HEADS, n, DIM, dtype=torch.float64)
+                attention = torch.randn(BATCH, HEADS, n, n, dtype=torch.float64).softmax(dim=-1)
+                most = scheme.sizes[0] // 2
+                row, column = (
+                    torch.tensor([[bucket(int(i - j), scheme.beta) + most for j in axis] for i in axis])
+                    for axis in torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])).T
+                )
+                for layer in range(DEPTH):
+                    vectors = {}
+                    for part, table in scheme.tables.items():
+                        size = scheme.sizes[1]
+                        table = table[layer]
+                        of = table[row * size + column] if scheme.joint else table[row] + table[size + column]
+                        whole = scheme.prefix[part][layer].expand(n, n, -1, -1).clone()
+                        whole[prefix:, prefix:] = of
+                        vectors[part] = whole.expand(-1, -1, HEADS, -1)
+                    bias = torch.einsum("bhid,ijhd->bhij", q, vectors["k"])
+                    if "q" in vectors:
+                        bias = bias + torch.einsum("bhjd,jihd->bhij", k, vectors["q"])
+                    yield scheme.bias(q, k, grid, layer), bias / math.sqrt(DIM)
+                    if "v" in vectors:
+                        yield (
+                            scheme.values(attention, grid, layer),
+                            torch.einsum("bhij,ijhd->bhid", attention, vectors["v"]),
+                        )
+
+
+@reference("shaw_2d", "timm SAM get_decomposed_rel_pos_bias", 1e-5)  # float32, of sums of 5 products of up to 10
+def shaw_2d_of_timm() -> Pairs:
+    # SAM, ViTDet and MViTv2 do not scale this product. Another grid needs clipping, where they would interpolate.
+    for home in [(4, 3), (3, 4), (14, 14), (1, 6)]:
+        scheme = build("shaw_2d", Geometry(home, HEADS * DIM, HEADS, DEPTH))
+        q = torch.randn(BATCH, HEADS, home[0] * home[1], DIM)
+        for layer in range(DEPTH):
+            vectors = scheme.tables["k"][layer, :, 0].detach()
+            rows, columns = vectors.split([2 * home[0] - 1, 2 * home[1] - 1])
+            # Offsets are query minus key there.
+            theirs = get_decomposed_rel_pos_bias(q.flatten(0, 1), rows.flip(0), columns.flip(0), home, home)
+            yield scheme.bias(q, q, home, layer).detach() * math.sqrt(DIM), theirs.unflatten(0, (BATCH, HEADS))
 
 
 def bucket(x, beta):

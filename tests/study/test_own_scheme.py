@@ -92,4 +92,4 @@ def test_status_and_report_run_no_file_and_do_without_it(mine, study_file, in_pr
     assert main(["study", "status", str(more)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 done, 1 missing"
     assert main(["study", "run", str(more)]) == 2
-    assert "unknown file of a position scheme 'mine.py'" in capsys.readouterr().err
+    assert "no file 'mine.py' of a position scheme" in capsys.readouterr().err

@@ -67,7 +67,18 @@ _FOREIGN = (
     Path(torch.__file__).parent,
     Path(timm.__file__).parent,
     Path(sysconfig.get_paths()["stdlib"]),
-    *(_PACKAGE / name for name in ("checks", "attach.py", "hosts.py", "positions/base.py", "positions/text.py")),
+    *(
+        _PACKAGE / name
+        for name in (
+            "checks",
+            "attach.py",
+            "hosts.py",
+            "seam.py",
+            "positions/base.py",
+            "positions/scheme.py",
+            "positions/text.py",
+        )
+    ),
 )
 
 

@@ -11,8 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitpos.attach import attach
-from vitpos.positions import Geometry, PositionEmbedding, Sum
-from vitpos.positions.base import Grid
+from vitpos.positions import Geometry, PositionEmbedding
+from vitpos.positions.base import Grid, parts
 
 # Batch, heads, depth and classes differ wherever the width allows, so that no axis can pass for another.
 GRID, WIDTH, HEADS, DEPTH, CLASSES, BATCH = (4, 6), 48, 4, 2, 5, 3
@@ -87,11 +87,6 @@ def images(*size: int, batch: int = BATCH, dtype: torch.dtype = torch.float32) -
     """Draws images, of 16 x 24 pixels or of the size given: the same for the same arguments."""
     generator = torch.Generator().manual_seed(2)
     return torch.randn(batch, 3, *(size or SIZE), generator=generator, dtype=dtype)
-
-
-def parts(scheme: PositionEmbedding) -> list[PositionEmbedding]:
-    """Lists the parts of a sum; any other scheme is its only part."""
-    return [p for p in scheme.parts if isinstance(p, PositionEmbedding)] if isinstance(scheme, Sum) else [scheme]
 
 
 def overrides(scheme: PositionEmbedding, *hooks: str) -> bool:

@@ -33,6 +33,7 @@ from vitpos.checks.ground import (
     vit,
 )
 from vitpos.positions import PositionEmbedding, build
+from vitpos.positions.base import parts
 
 DRAWS = 100  # of the scheme's random numbers
 
@@ -59,6 +60,8 @@ def gradients(text: str) -> None:
     """Every parameter receives a gradient, finite and not zero, at the start or one step later (behind a gate)."""
     for name, prefix in PREFIXES.items():
         host = vit(text, start=True, **prefix).double().train()
+        if host.pos_embed.sees_prefix and not host.num_prefix_tokens:
+            continue  # what it learns of such tokens has no use there
         with case(name):
             dead = _backward(host)
             with torch.no_grad():
@@ -137,7 +140,12 @@ def half_model(text: str) -> None:
         with case(short(dtype)):
             exact = vit(text, **REGISTERS)
             host = attach(vit(**REGISTERS).to(dtype), text)
-            other = [name for name, tensor in own(host).items() if tensor.is_floating_point() and tensor.dtype != dtype]
+            precise = {name for part in parts(host.pos_embed) for name in part.precise}
+            other = [
+                name
+                for name, parameter in host.pos_embed.named_parameters()
+                if parameter.dtype != dtype and name.rpartition(".")[2] not in precise
+            ]
             require(not other, f"not in {short(dtype)}: {', '.join(other)}")
             host.load_state_dict(exact.state_dict())
             _half(host(images(dtype=dtype)), exact(images()), dtype)
@@ -226,7 +234,7 @@ def input_size(text: str) -> None:
 
 def checkpointing(text: str) -> None:
     """Gradient checkpointing changes no gradient."""
-    host = vit(text).train()
+    host = vit(text, **REGISTERS).train()
     found: list[dict[str, Tensor]] = []
     for on in (False, True):
         host.set_grad_checkpointing(on)

@@ -104,6 +104,8 @@ def _part(scheme: PositionEmbedding, kind: str, layers: list[int]) -> list[Panel
     title, unit = "Logit by offset in patches: mean over random queries that equal the key", "mean logit"
     if kind == "relative":
         title, unit = "Bias of the logit by offset in patches", "bias"
+    if kind == "weights":
+        title, unit = "Weight by offset in patches that equal attention becomes", "weight"
     return _kernels({label: probes.by_offset(one, grid) for label, one in pairs.items()}, title + note, unit, True)
 
 

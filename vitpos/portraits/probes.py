@@ -13,6 +13,7 @@ FAMILIES = {
     "conditional": "conditional",
     "rotary": "rotary",
     "relative": "relative",
+    "weights": "relative",
     "contextual": "contextual",
     "values": "contextual",
 }
@@ -108,7 +109,8 @@ def kinds(scheme: PositionEmbedding) -> dict[str, list[int]]:
     Returns:
         The blocks in which it acts, by what it does, in the order of `FAMILIES`: adds vectors to the tokens
         (``absolute``), adds what depends on the tokens (``conditional``), turns queries and keys (``rotary``), adds a
-        bias to the logits (``relative``), one that depends on queries or keys (``contextual``), acts on the ``values``.
+        bias to the logits (``relative``), one that depends on queries or keys (``contextual``), changes the ``weights``
+        after the softmax, acts on the ``values``.
     """
     scheme, grid = stirred(scheme), scheme.geometry.grid
     x, q, k = inputs(scheme, 2)
@@ -126,7 +128,11 @@ def kinds(scheme: PositionEmbedding) -> dict[str, list[int]]:
         if bias is not None:
             found["relative" if bias.dim() == 3 or torch.equal(bias[0], bias[1]) else "contextual"].append(layer)
         if scheme.uses_attention:
-            found["values"].append(layer)
+            even = torch.full_like(q @ k.transpose(-2, -1), 1 / q.shape[2])
+            if scheme.weights(even, grid, layer) is not even:
+                found["weights"].append(layer)
+            if scheme.values(even, grid, layer) is not None:
+                found["values"].append(layer)
     return {kind: layers for kind, layers in found.items() if layers}
 
 
@@ -147,8 +153,11 @@ def effect(scheme: PositionEmbedding, kind: str, layer: int) -> torch.Tensor:
         return scheme.tokens(x, grid, layer) - x
     if kind == "rotary":
         return scheme.rotate(q, k, grid, layer)[0] - q
+    if kind == "weights":
+        return logits(scheme, kind, layer) - 1 / q.shape[2]
     if kind == "values":
-        return scheme.values((q @ k.transpose(-2, -1)).softmax(-1), grid, layer)
+        values = scheme.values((q @ k.transpose(-2, -1)).softmax(-1), grid, layer)
+        return torch.zeros(()) if values is None else values
     bias = scheme.bias(q, k, grid, layer)
     return torch.zeros(()) if bias is None else bias
 
@@ -176,12 +185,16 @@ def by_offset(pairs: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 
 @torch.no_grad()
 def logits(scheme: PositionEmbedding, kind: str, layer: int) -> torch.Tensor:
-    """Computes what a ``rotary`` or ``relative`` scheme makes of each pair of patches, (heads, N, N).
+    """Computes what a scheme of ``rotary``, ``relative`` or ``weights`` makes of each pair of patches, (heads, N, N).
 
-    A relative one: its bias. A rotary one: the mean of ``q k^T / sqrt(head_dim)`` over queries q = k from N(0, 1),
-    which the unit vectors e give exactly: the sum of ``rotate(e)_i . rotate(e)_j / sqrt(head_dim)``.
+    A relative one: its bias. One that changes weights: what it makes of equal ones. A rotary one: the mean of
+    ``q k^T / sqrt(head_dim)`` over queries q = k from N(0, 1), which the unit vectors e give exactly: the sum of
+    ``rotate(e)_i . rotate(e)_j / sqrt(head_dim)``.
     """
     own = scheme.geometry
+    if kind == "weights":
+        patches = own.grid[0] * own.grid[1]
+        return scheme.weights(torch.full((1, own.num_heads, patches, patches), 1 / patches), own.grid, layer)[0]
     if kind == "relative":
         _, q, k = inputs(scheme, 1)
         bias = scheme.bias(q, k, own.grid, layer)
@@ -215,8 +228,8 @@ def value_lengths(scheme: PositionEmbedding, layer: int) -> torch.Tensor:
     own = scheme.geometry
     patches = own.grid[0] * own.grid[1]
     one_key = torch.eye(patches)[:, None, None].expand(-1, own.num_heads, patches, -1)
-    gained = scheme.values(one_key, own.grid, layer).norm(dim=-1)  # (key, heads, query)
-    return by_offset(gained.permute(1, 2, 0), own.grid)
+    gained = scheme.values(one_key, own.grid, layer)  # (key, heads, query, head_dim)
+    return by_offset(torch.zeros(()) if gained is None else gained.norm(dim=-1).permute(1, 2, 0), own.grid)
 
 
 @torch.no_grad()

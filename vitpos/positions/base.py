@@ -1,139 +1,20 @@
-"""What a position scheme is: a module with identity hooks, a registry of names, and the text that names one."""
+"""A registry of the names of schemes, building one from its text, and checks of options."""
 
 import inspect
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TypeGuard, TypeVar
-
-import torch
-from torch import Tensor, nn
 
 from vitpos.errors import VitposError, unknown
 from vitpos.positions import text as texts
+from vitpos.positions.scheme import Geometry as Geometry
+from vitpos.positions.scheme import Grid as Grid
+from vitpos.positions.scheme import PositionEmbedding as PositionEmbedding
+from vitpos.positions.scheme import Sum as Sum
+from vitpos.positions.scheme import apart as apart
+from vitpos.positions.scheme import constructor_options
+from vitpos.positions.scheme import parts as parts
 from vitpos.positions.text import parse as parse
-
-Grid = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What a scheme may know of its host before it sees an image.
-
-    Attributes:
-        grid: Rows and columns of patches of the training images.
-        embed_dim: Width of a token.
-        num_heads: Attention heads of a block.
-        depth: Number of blocks.
-    """
-
-    grid: Grid
-    embed_dim: int
-    num_heads: int
-    depth: int
-
-    def __post_init__(self) -> None:
-        if len(self.grid) != 2 or min(*self.grid, self.embed_dim, self.num_heads, self.depth) < 1:
-            raise VitposError(f"{self} needs two grid sides, and every number to be at least 1")
-        if self.embed_dim % self.num_heads:
-            raise VitposError(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one head: ``embed_dim / num_heads``."""
-        return self.embed_dim // self.num_heads
-
-
-class PositionEmbedding(nn.Module):
-    """A position scheme. Every hook is the identity here, so the class itself is the scheme ``none``.
-
-    A scheme overrides the hooks that it needs. It sees patch tokens only, in row-major order; the host keeps class and
-    register tokens away from it. The grid is an argument of every hook and may differ from the training grid.
-
-    The options of a scheme are the keyword-only arguments of its constructor, each with a default.
-
-    Attributes:
-        scheme: Its name, set by `register`.
-        by_offset: Whether logits and values depend on the offset of two patches only, as `vitpos.checks` makes sure; a
-            scheme of which that is not so, by design, sets it to False.
-    """
-
-    scheme = "none"
-    by_offset = True
-
-    def __init__(self, geometry: Geometry) -> None:
-        """Makes the scheme for a host of this geometry."""
-        super().__init__()
-        self.geometry = geometry
-
-    def tokens(self, x: Tensor, grid: Grid, layer: int) -> Tensor:
-        """Changes the patch tokens as they enter block `layer` (absolute and conditional schemes).
-
-        Args:
-            x: Patch tokens, (B, N, C), N = rows * columns.
-            grid: Rows and columns of this batch.
-            layer: Index of the block, from 0. Layer 0 comes before dropout and the norm in front of the blocks.
-
-        Returns:
-            The tokens, same shape and dtype; the same object where nothing is done.
-        """
-        return x
-
-    def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> tuple[Tensor, Tensor]:
-        """Changes queries and keys of block `layer`, after their norm if there is one (rotary schemes).
-
-        Args:
-            q: Queries of the patch tokens, (B, heads, N, head_dim), not yet scaled.
-            k: Keys, as `q`.
-            grid: Rows and columns of this batch.
-            layer: Index of the block, from 0.
-
-        Returns:
-            Queries and keys, same shapes and dtypes; the same objects where nothing is done.
-        """
-        return q, k
-
-    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor | None:
-        """Gives what is added to the attention logits of block `layer` (relative and contextual schemes).
-
-        The logits are ``q k^T / sqrt(head_dim)``; the bias is added after that scaling. Queries and keys are those
-        before `rotate`, so a contextual bias in a sum with a rotary scheme still depends on offsets only.
-
-        Args:
-            q: Queries of the patch tokens, (B, heads, N, head_dim), not yet scaled.
-            k: Keys, as `q`.
-            grid: Rows and columns of this batch.
-            layer: Index of the block, from 0.
-
-        Returns:
-            None, or (heads, N, N), or (B, heads, N, N).
-        """
-        return None
-
-    @property
-    def uses_attention(self) -> bool:
-        """Whether `values` is to be called. It rules out fused attention, which never holds the weights."""
-        return False
-
-    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
-        """Gives what is added to each head's output in block `layer` (contextual schemes that act on the values).
-
-        Called only where `uses_attention` is true.
-
-        Args:
-            attention: Weights of the patch tokens among themselves, (B, heads, N, N), after softmax and dropout. With
-                prefix tokens the rows do not sum to 1.
-            grid: Rows and columns of this batch.
-            layer: Index of the block, from 0.
-
-        Returns:
-            (B, heads, N, head_dim), in the dtype of `attention`.
-
-        Raises:
-            NotImplementedError: The scheme says that it uses the attention, and does not.
-        """
-        raise NotImplementedError(f"{type(self).__name__}.uses_attention is true, so it has to define values()")
-
 
 Scheme = TypeVar("Scheme", bound=type[PositionEmbedding])
 _registry: dict[str, type[PositionEmbedding]] = {"none": PositionEmbedding}
@@ -176,7 +57,7 @@ def _serviceable(name: str, cls: object) -> type[PositionEmbedding]:
     """Raises a VitposError where no text could build the class; else returns it."""
     if not _is_scheme(cls):
         raise VitposError(f"position scheme {name!r}: {cls!r} is not a class of vitpos.PositionEmbedding")
-    for option in list(inspect.signature(cls).parameters.values())[1:]:
+    for option in constructor_options(cls):
         if option.kind is not option.KEYWORD_ONLY or option.default is option.empty:
             raise VitposError(f"position scheme {name!r}: option {option.name!r} must be keyword-only with a default")
     return cls
@@ -240,7 +121,7 @@ def options(name: str) -> dict[str, object]:
     Raises:
         VitposError: As for `find`.
     """
-    return {p.name: p.default for p in list(inspect.signature(find(name)).parameters.values())[1:]}
+    return {option.name: option.default for option in constructor_options(find(name))}
 
 
 def build(scheme: str | PositionEmbedding, geometry: Geometry) -> PositionEmbedding:
@@ -281,51 +162,6 @@ def check(text: str) -> list[tuple[str, dict[str, object]]]:
             if option not in takes:
                 raise unknown(f"option of position scheme {name!r}:", option, takes)
     return parts
-
-
-class Sum(PositionEmbedding):
-    """Several schemes at once: tokens and rotations one after the other, biases added."""
-
-    scheme = "sum"
-
-    def __init__(self, geometry: Geometry, parts: list[PositionEmbedding]) -> None:
-        """Joins schemes that were made for this geometry, in their order."""
-        super().__init__(geometry)
-        self.parts = nn.ModuleList(parts)
-
-    def _each(self) -> list[PositionEmbedding]:
-        return [part for part in self.parts if isinstance(part, PositionEmbedding)]
-
-    def tokens(self, x: Tensor, grid: Grid, layer: int) -> Tensor:
-        """Applies the parts in order."""
-        for part in self._each():
-            x = part.tokens(x, grid, layer)
-        return x
-
-    def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> tuple[Tensor, Tensor]:
-        """Applies the parts in order."""
-        for part in self._each():
-            q, k = part.rotate(q, k, grid, layer)
-        return q, k
-
-    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor | None:
-        """Adds the parts that have a bias."""
-        total: Tensor | None = None
-        for part in self._each():
-            term = part.bias(q, k, grid, layer)
-            if term is not None:
-                total = term if total is None else total + term
-        return total
-
-    @property
-    def uses_attention(self) -> bool:
-        """Whether one of the parts does."""
-        return any(part.uses_attention for part in self._each())
-
-    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
-        """Adds the parts that use the attention."""
-        terms = [part.values(attention, grid, layer) for part in self._each() if part.uses_attention]
-        return torch.stack(terms).sum(dim=0) if len(terms) > 1 else terms[0]
 
 
 def positive(scheme: str, option: str, value: object) -> float:

@@ -144,7 +144,7 @@ class Contextual(PositionEmbedding, ABC):
 
     def _vectors(self, part: str, grid: Grid, layer: int, factor: float, like: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gives the vectors of each query times a factor, (N, M, heads or 1, head_dim), and how they spread."""
-        at_home = tuple(grid) == self.geometry.grid
+        at_home = self.home(grid)
         index, spread = (self.index, self.spread) if at_home else self.places(grid, like.device)
         table = self.tables[part][layer] * factor
         # embedding(), for its backward is much faster than that of indexing.
@@ -210,6 +210,14 @@ class Shaw2D(Contextual):
         """Clips the offsets and counts them from 0."""
         return offsets.clamp(-self.far[axis], self.far[axis]) + self.far[axis]
 
+    def resized(self, grid: Grid) -> dict[str, Tensor]:
+        """Gives the vectors of the offsets of `grid`; with `clip` they are the same ones."""
+        if self.given.get("clip") is not None:
+            return {}
+        row, column = (self.numbers(torch.arange(1 - side, side), axis) for axis, side in enumerate(grid))
+        index = torch.cat([row, column + self.sizes[0]])
+        return {f"tables.{part}": table[:, index.to(table.device)] for part, table in self.tables.items()}
+
 
 @register("irpe")
 class IRPE(Contextual):
@@ -224,7 +232,8 @@ class IRPE(Contextual):
     Source: Wu et al. 2021 (Rethinking and Improving Relative Position Encoding for Vision Transformer), contextual
     mode, equation 18 with alpha : beta : gamma = 1 : 2 : 8, and its directed methods. Offsets are query minus key, as
     there; the defaults are those of the authors' code, and so are vectors that start at zero. Its undirected methods
-    (Euclidean, quantization), its bias mode, and its bucket of the class token are left out.
+    (Euclidean, quantization) and its bias mode are left out. Its bucket of the class token, to and from which all pairs
+    with a class or register token belong, is an option; where ``"cross"`` has two of them there, this is their sum.
     """
 
     def __init__(
@@ -236,6 +245,7 @@ class IRPE(Contextual):
         beta: float | None = None,
         per_head: bool = False,
         std: float = 0.0,
+        class_bucket: bool = False,
     ) -> None:
         """Draws the vectors.
 
@@ -248,10 +258,12 @@ class IRPE(Contextual):
                 axis; offsets up to 20 are told apart).
             per_head: Whether each head has vectors of its own.
             std: Deviation of the vectors at the start; at 0 the model begins as if there were no scheme.
+            class_bucket: Whether pairs with a class or register token have a vector too, one for all of them (the
+                authors': True). Without such tokens it has no use.
 
         Raises:
-            VitposError: `on` or `method` is another word, `beta` no finite number from 1, `per_head` no truth value, or
-                `std` no finite number from 0.
+            VitposError: `on` or `method` is another word, `beta` no finite number from 1, `per_head` or `class_bucket`
+                no truth value, or `std` no finite number from 0.
         """
         joint = choice(self.scheme, "method", method, ("product", "cross")) == "product"
         self.beta = (3.8 if joint else 40.0) if beta is None else positive(self.scheme, "beta", beta)
@@ -260,6 +272,46 @@ class IRPE(Contextual):
         words = ("q", "k", "v", "qk", "qv", "kv", "qkv")
         sizes = (2 * int(self.beta) + 1,) * 2
         super().__init__(geometry, on=on, words=words, per_head=per_head, std=std, sizes=sizes, joint=joint)
+        self.sees_prefix = flag(self.scheme, "class_bucket", class_bucket)
+        shape = (geometry.depth, geometry.num_heads if per_head else 1, geometry.head_dim)
+        parts = self.on if class_bucket else ""
+        self.prefix = nn.ParameterDict({part: nn.Parameter(torch.randn(shape) * self.std) for part in parts})
+
+    def reset_parameters(self) -> None:
+        """Draws the vectors anew and computes the places of the training grid."""
+        super().reset_parameters()
+        for vectors in getattr(self, "prefix", {}).values():  # not there yet when the constructor above calls
+            nn.init.normal_(vectors, std=self.std)
+
+    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor | None:
+        """Gives the products of queries and of keys with the vectors, those of the prefix tokens first."""
+        skip = q.shape[2] - grid[0] * grid[1] if self.sees_prefix else 0
+        bias = super().bias(q[:, :, skip:], k[:, :, skip:], grid, layer)
+        if bias is None or not skip:
+            return bias
+        bias, outside = F.pad(bias, (skip, 0, skip, 0)), self._outside(q, skip)
+        factor = 1 / math.sqrt(self.geometry.head_dim)
+        for part, x in (("k", q), ("q", k)):
+            if part in self.on:
+                products = (x * (self.prefix[part][layer] * factor)[:, None].to(x.dtype)).sum(-1, keepdim=True)
+                bias = bias + outside * (products if part == "k" else products.transpose(-2, -1))
+        return bias
+
+    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+        """Gives the vectors' means under the attention, those of the prefix tokens first."""
+        skip = attention.shape[2] - grid[0] * grid[1] if self.sees_prefix else 0
+        values = super().values(attention[:, :, skip:, skip:], grid, layer)
+        if not skip:
+            return values
+        share = (attention * self._outside(attention, skip)).sum(-1, keepdim=True)
+        outside: Tensor = share * self.prefix["v"][layer][:, None].to(share.dtype)
+        return F.pad(values, (0, 0, skip, 0)) + outside
+
+    @staticmethod
+    def _outside(like: Tensor, skip: int) -> Tensor:
+        """Marks by ones the pairs of tokens of which one is a prefix token."""
+        patch = torch.arange(like.shape[2], device=like.device) >= skip
+        return (~(patch & patch[:, None])).to(like.dtype)
 
     def numbers(self, offsets: Tensor, axis: int) -> Tensor:
         """Gives the buckets, counted from 0."""

@@ -47,7 +47,7 @@ class Distance(PositionEmbedding):
     def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor:
         """Gives the biases of the heads, (heads, N, N); for another grid than that of training they are computed."""
         layer %= len(self.heads)
-        return self.table[layer] if tuple(grid) == self.geometry.grid else self._compute(grid, layer, q.device)
+        return self.table[layer] if self.home(grid) else self._compute(grid, layer, q.device)
 
     def _tables(self, device: torch.device | None = None) -> Tensor:
         """Computes the biases of the training grid in all layers that differ, (layers, heads, N, N)."""
@@ -116,8 +116,10 @@ class LookHere(Distance):
 
     Source: Fuller et al. 2024 (LookHere: Vision Transformers with Directed Attention Generalize and Extrapolate),
     section 3: its LH-180, LH-90 and LH-45 for ViT-B, with the order of heads, head slopes and edges of the authors'
-    code, and the slopes with which its weights come. There -inf is the lowest number of bfloat16, and 6 heads have
-    the same 4 directions in all layers. Class and register tokens have no place: all heads see them.
+    code. The default slopes are those with which its weights come: 2, and 1.5 to 0.5 over the layers, as in the configs
+    of the paper's segmentation models. There the biases are rounded to bfloat16 (by up to 0.4 %), with its lowest
+    number for -inf, and 6 heads have the same 4 directions in all layers. Here they are float32. Class and register
+    tokens have no place: all heads see them.
     """
 
     def __init__(

@@ -25,6 +25,8 @@ class Fourier(Absolute):
     with deviation ``gamma**2`` differ from the paper unless gamma is 1.
     """
 
+    precise = ("frequencies",)
+
     def __init__(
         self,
         geometry: Geometry,

@@ -80,9 +80,13 @@ class Learned(Absolute):
     def vectors(self, grid: Grid, table: int, device: torch.device) -> Tensor:
         """Gives a table, resized to `grid`."""
         own = self.table[table : table + 1]
-        if grid == self.geometry.grid:
+        if self.home(grid):
             return own
         return _resized(own.reshape(1, *self.geometry.grid, -1), grid).flatten(1, 2)
+
+    def resized(self, grid: Grid) -> dict[str, Tensor]:
+        """Gives the tables, resized to `grid`."""
+        return {"table": torch.cat([self.vectors(grid, table, self.table.device) for table in range(self.tables)])}
 
 
 @register("learned_axial")
@@ -125,9 +129,14 @@ class LearnedAxial(Absolute):
         """Gives the sums, resized to `grid`."""
         row = self.rows[table : table + 1, :, None]
         column = self.columns[table : table + 1, None]
-        if grid != self.geometry.grid:
+        if not self.home(grid):
             row, column = _resized(row, (grid[0], 1)), _resized(column, (1, grid[1]))
         return (row + column).flatten(1, 2)
+
+    def resized(self, grid: Grid) -> dict[str, Tensor]:
+        """Gives the vectors, resized to `grid`."""
+        rows, columns = _resized(self.rows[:, :, None], (grid[0], 1)), _resized(self.columns[:, None], (1, grid[1]))
+        return {"rows": rows.flatten(1, 2), "columns": columns.flatten(1, 2)}
 
 
 def _resized(table: Tensor, grid: Grid) -> Tensor:

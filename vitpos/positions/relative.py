@@ -1,6 +1,7 @@
 """Relative positions as a learned bias of the logits: a number for each offset, whatever the patches contain."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class RelativeBias(PositionEmbedding, ABC):
 
     def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor:
         """Gives each pair of patches the numbers of its offset, (heads, N, N)."""
-        index = self.index if tuple(grid) == self.geometry.grid else self.places(grid, q.device)
+        index = self.index if self.home(grid) else self.places(grid, q.device)
         # embedding(), for the backward of indexing adds in another order every time on some devices. Contiguous, for
         # the sum with the logits takes twice the time where the heads are innermost.
         return F.embedding(index, self.numbers(grid, layer, q.device)).permute(2, 0, 1).contiguous()
@@ -91,7 +92,7 @@ class TableBias(RelativeBias):
     def numbers(self, grid: Grid, layer: int, device: torch.device) -> Tensor:
         """Gives the table of a block, resized to `grid`."""
         table = self.table[0 if self.shared else layer]
-        if tuple(grid) == self.geometry.grid:
+        if self.home(grid):
             return table
         exact = torch.promote_types(table.dtype, torch.float32)
         home = self.geometry.grid
@@ -100,6 +101,11 @@ class TableBias(RelativeBias):
         # Not in half precision: what is rounded is the bias, once.
         with torch.autocast(device.type, enabled=False):
             return torch.einsum("ry,cx,yxh->rch", rows, columns, maps).flatten(0, 1)
+
+    def resized(self, grid: Grid) -> dict[str, Tensor]:
+        """Gives the tables, resized to `grid`."""
+        layers = range(len(self.table))
+        return {"table": torch.stack([self.numbers(grid, layer, self.table.device) for layer in layers])}
 
 
 @register("log_cpb")
@@ -173,11 +179,17 @@ def _interpolation(known: int, asked: int, device: torch.device) -> Tensor:
     Returns:
         Weights of linear interpolation, (2 asked - 1, 2 known - 1), in float64.
     """
-    low, high = 1.01, 1.5
-    while high - low > 1e-6:  # as timm, to the last step, for the ratio is no exact solution
+    low: Any = 1.01
+    high: Any = 1.5
+    # In torch.export the side is not known yet: then it all is computed by the program.
+    last = asked - 1 if type(asked) is int else torch.scalar_tensor(asked - 1, dtype=torch.float64, device=device)
+    for _ in range(19):  # until they are 1e-6 apart, as timm, to the last step, for the ratio is no exact solution
         ratio = (low + high) / 2
-        reached = (ratio ** (known - 1) - 1) / (ratio - 1)
-        low, high = (low, ratio) if reached > asked - 1 else (ratio, high)
+        beyond = (ratio ** (known - 1) - 1) / (ratio - 1) > last
+        if isinstance(beyond, Tensor):
+            low, high = torch.where(beyond, low, ratio), torch.where(beyond, ratio, high)
+        else:
+            low, high = (low, ratio) if beyond else (ratio, high)
     far = (ratio ** torch.arange(known - 1, dtype=torch.float64, device=device)).cumsum(0)
     places = torch.cat([-far.flip(0), far.new_zeros(1), far])
     wanted = torch.arange(1 - asked, asked, dtype=torch.float64, device=device)

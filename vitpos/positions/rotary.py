@@ -2,12 +2,15 @@
 
 import math
 from abc import ABC, abstractmethod
+from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor, empty, nn
 
+from vitpos.errors import VitposError
 from vitpos.positions.absolute import divisible
-from vitpos.positions.base import Geometry, Grid, PositionEmbedding, choice, positive, register
+from vitpos.positions.base import Geometry, Grid, PositionEmbedding, choice, count, positive, register
 
 
 def turn(x: Tensor, cosine: Tensor, sine: Tensor, half: bool) -> Tensor:
@@ -30,7 +33,8 @@ def turn(x: Tensor, cosine: Tensor, sine: Tensor, half: bool) -> Tensor:
         other = exactly.roll(x.shape[-1] // 2, -1).mul_(torch.cat([-sine, sine], -1))
         return (exactly * torch.cat([cosine, cosine], -1)).add_(other).to(x.dtype)
     pairs = torch.unflatten(exactly, -1, (-1, 2))
-    if torch.compiler.is_compiling() or not _as_complex(pairs):
+    tracing = torch._C._get_tracing_state() is not None  # also in torch.onnx.export(dynamo=False)
+    if tracing or torch.compiler.is_compiling() or not _as_complex(pairs):
         a, b = pairs.unbind(-1)
         turned = torch.stack([a * cosine - b * sine, b * cosine + a * sine], dim=-1)
     else:  # the same products, several times as fast; compilers and exporters do not know complex numbers
@@ -44,8 +48,37 @@ def _as_complex(pairs: Tensor) -> bool:
     return last == 1 and not any(step % 2 for step in (*strides, pairs.storage_offset()))
 
 
+def reference(scheme: str, value: object) -> Grid | None:
+    """Checks the option ``ref_grid``: None, or the sides of a grid, or the one side of a square.
+
+    Raises:
+        VitposError: It is neither.
+    """
+    if value is None:
+        return None
+    sides = list(value) if isinstance(value, tuple | list) else [value, value]
+    if len(sides) != 2:
+        raise VitposError(
+            f"position scheme {scheme!r}: ref_grid={value!r} must be one whole number, or two: rows and columns"
+        )
+    return count(scheme, "ref_grid", sides[0]), count(scheme, "ref_grid", sides[1])
+
+
+def patches(grid: Grid, ref_grid: Grid | None, device: torch.device | None, dtype: torch.dtype) -> list[Tensor]:
+    """Gives the coordinates of rows and of columns: patches, from 0.
+
+    With a reference grid of n' patches along an axis, the n patches of any grid are at ``(0 .. n - 1) / n * n'``: a
+    larger grid lies as densely in the same square. Source: EVA-02 (Fang et al. 2023), its ``pt_hw_seq_len``; timm's
+    ``ref_feat_shape``.
+    """
+    axes = [torch.arange(side, device=device).to(dtype) for side in grid]
+    if ref_grid is None:
+        return axes
+    return [axis / side * known for axis, side, known in zip(axes, grid, ref_grid, strict=True)]
+
+
 class Rotary(PositionEmbedding, ABC):
-    """Fixed angles, the same for all heads and blocks: the logit of two patches depends on their angles' difference."""
+    """Fixed angles, the same for all blocks: the logit of two patches depends on the difference of their angles."""
 
     cosine: Tensor
     sine: Tensor
@@ -77,15 +110,18 @@ class Rotary(PositionEmbedding, ABC):
 
     @abstractmethod
     def angles(self, grid: Grid, device: torch.device | None = None) -> Tensor:
-        """Computes the angles of a grid, (rows * columns, head_dim / 2), in float32 or float64."""
+        """Computes the angles of a grid, (rows * columns, head_dim / 2) or of each head, in float32 or float64."""
 
-    def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> tuple[Tensor, Tensor]:
+    def prepare(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Gives the cosines and sines of a grid; for another one than that of training they are computed."""
+        if self.home(grid):
+            return self.cosine, self.sine
+        angles = self.angles(grid, device)
+        return angles.cos(), angles.sin()
+
+    def rotate(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Any = None) -> tuple[Tensor, Tensor]:
         """Turns queries and keys."""
-        if tuple(grid) == self.geometry.grid:
-            cosine, sine = self.cosine, self.sine
-        else:
-            angles = self.angles(grid, q.device)
-            cosine, sine = angles.cos(), angles.sin()
+        cosine, sine = self.prepare(grid, q.device) if prepared is None else prepared
         return turn(q, cosine, sine, self.halves), turn(k, cosine, sine, self.halves)
 
 
@@ -129,16 +165,19 @@ class Rotary2D(Rotary):
 
         In float32 and in the order of operations of timm, so that a model equals timm's bit for bit.
         """
-        rows, columns = grid
-        bands = self.geometry.head_dim // 4
-        band = torch.arange(bands, device=device).float()
-        row, column = (self.turns(self.coordinates(side, device), band, bands) for side in grid)
-        row = row[:, None].expand(rows, columns, bands)
-        return torch.cat([row, column.expand(rows, columns, bands)], dim=-1).flatten(0, 1)
+        return self.spread(*self.coordinates(grid, device))
 
-    def coordinates(self, side: int, device: torch.device | None) -> Tensor:
-        """Gives the coordinates along an axis of so many patches, (side,), in float32: patches, from 0."""
-        return torch.arange(side, device=device).float()
+    def spread(self, row: Tensor, column: Tensor) -> Tensor:
+        """Computes the angles of all patches from the coordinates of rows and of columns."""
+        bands = self.geometry.head_dim // 4
+        band = torch.arange(bands, device=row.device).float()
+        row, column = (self.turns(axis, band, bands) for axis in (row, column))
+        row = row[:, None].expand(row.shape[0], column.shape[0], bands)
+        return torch.cat([row, column.expand_as(row)], dim=-1).flatten(0, 1)
+
+    @abstractmethod
+    def coordinates(self, grid: Grid, device: torch.device | None) -> list[Tensor]:
+        """Gives the coordinates of rows and of columns, (rows,) and (columns,), in float32."""
 
     def turns(self, position: Tensor, band: Tensor, bands: int) -> Tensor:
         """Gives the angles of coordinates, (side, bands)."""
@@ -154,57 +193,83 @@ class RopeAxial(Rotary2D):
 
     Source: Heo et al. 2024 (Rotary Position Embedding for Vision Transformer), equation 6 with its temperature, in
     timm's order of the axes (``RotaryEmbeddingCat(in_pixels=False)``); the paper's is columns first, the same pairs
-    permuted. EVA-02 (Fang et al. 2023) has the temperature 10000.
+    permuted. EVA-02 (Fang et al. 2023) has the temperature 10000 and, at any resolution, the coordinates of the grid
+    that it was pretrained on.
     """
 
-    def __init__(self, geometry: Geometry, *, temperature: float = 100.0) -> None:
+    def __init__(
+        self, geometry: Geometry, *, temperature: float = 100.0, ref_grid: int | tuple[int, int] | None = None
+    ) -> None:
         """Computes the angles of the training grid.
 
         Args:
             geometry: The host's.
             temperature: The ratio of the longest to the shortest wavelength, nearly. At 10000, half of the pairs hardly
                 turns on a grid of 8 x 8.
+            ref_grid: The grid in whose coordinates every grid is described, ``row / rows * ref_grid[0]`` and the like
+                for columns: rows and columns, or one number for a square (EVA-02: 16). None counts patches.
 
         Raises:
-            VitposError: `temperature` is not a finite number above 0, or head_dim does not divide by 4.
+            VitposError: `temperature` is not a finite number above 0, head_dim does not divide by 4, or `ref_grid` is
+                not one or two whole numbers from 1.
         """
+        self.ref_grid = reference(self.scheme, ref_grid)  # first, for the angles are computed by the constructor above
         super().__init__(geometry, temperature=temperature)
 
+    def coordinates(self, grid: Grid, device: torch.device | None) -> list[Tensor]:
+        """Gives the coordinates of rows and of columns in patches, of `ref_grid` if there is one."""
+        return patches(grid, self.ref_grid, device, torch.float32)
 
-@register("rope_dinov3")
-class RopeDinov3(Rotary2D):
-    """Half of the pairs of channels turns by the row, half by the column, in coordinates from -1 to 1.
 
-    A patch's row becomes ``y = 2 (row + 1/2) / rows - 1``, its column likewise. With d = head_dim, T = temperature and
-    i in [0, d/4): pair i turns by ``2 pi y / T^(i / (d/4))``, pair d/4 + i by the same of the column, where pair j is
-    the channels (j, j + d/2). So the logit depends on the offset relative to the grid, and another grid is another
-    sampling of the same square.
+@register("rope_golden")
+class RopeGolden(Rotary):
+    """Every pair of channels turns by the place along a direction of its own; the directions are fixed, and oblique.
 
-    Source: Siméoni et al. 2025 (DINOv3), section 3.2 and its code, as timm's ``RotaryEmbeddingDinoV3``; without the
-    random shifts and scales of the coordinates that DINOv3 trains with.
+    With d = head_dim and n = d/2 pairs, pair j of head h, the channels (j, j + d/2), turns by
+    ``w_j (row cos a + column sin a)``, in patches, with frequencies ``w_j = T^(j / (n - 1) - 1)`` from 1/T to 1 and the
+    direction a of number ``m = h n + j + 1`` in a sequence that fills the circle evenly, however many there are:
+    (cos a, sin a) is the unit vector along the normal quantiles of the fractional parts of ``m / p`` and ``m / p^2``,
+    where p = 1.3247 is the real root of ``p^3 = p + 1``, the golden ratio's counterpart in two dimensions. All blocks
+    turn alike. It is ``rope_mixed`` with frequencies that are spread out instead of learned.
+
+    Source: Xiong 2025 (On N-dimensional Rotary Positional Embeddings, jerryxio.ng/posts/nd-rope), its golden gate RoPE,
+    as ``GoldenGateRoPENd`` of vit-pytorch, whose frequencies go from 1 to 10000 unless told otherwise.
     """
 
+    divisor = 2
     halves = True
 
-    def __init__(self, geometry: Geometry, *, temperature: float = 100.0) -> None:
+    def __init__(
+        self, geometry: Geometry, *, temperature: float = 100.0, ref_grid: int | tuple[int, int] | None = None
+    ) -> None:
         """Computes the angles of the training grid.
 
         Args:
             geometry: The host's.
-            temperature: The ratio of the longest to the shortest wavelength, nearly.
+            temperature: The ratio of the longest to the shortest wavelength (the source's figures: 100).
+            ref_grid: As for ``rope_axial``.
 
         Raises:
-            VitposError: `temperature` is not a finite number above 0, or head_dim does not divide by 4.
+            VitposError: `temperature` is not a finite number above 0, head_dim is odd, or `ref_grid` is not one or two
+                whole numbers from 1.
         """
+        self.ref_grid = reference(self.scheme, ref_grid)
+        root = 2.0
+        for _ in range(10):  # as the source: far on in the sequence, its last digits matter
+            root = (1 + root) ** (1 / 3)
+        quantile, numbers = NormalDist().inv_cdf, range(1, geometry.num_heads * (geometry.head_dim // 2) + 1)
+        # Python's numbers, since compilers and exporters do not know the quantiles.
+        self.directions = [math.atan2(quantile(m / root**2 % 1), quantile(m / root % 1)) for m in numbers]
         super().__init__(geometry, temperature=temperature)
 
-    def coordinates(self, side: int, device: torch.device | None) -> Tensor:
-        """Gives the centres of so many patches in [-1, 1], (side,), in float32."""
-        return 2.0 * ((torch.arange(side, device=device).float() + 0.5) / side) - 1.0
-
-    def turns(self, position: Tensor, band: Tensor, bands: int) -> Tensor:
-        """Gives the angles of coordinates, (side, bands)."""
-        return 2 * math.pi * position[:, None] / self.temperature ** (2.0 * band / (2 * bands))
+    def angles(self, grid: Grid, device: torch.device | None = None) -> Tensor:
+        """Computes the angles, (heads, rows * columns, head_dim / 2), in float64."""
+        heads, pairs = self.geometry.num_heads, self.geometry.head_dim // 2
+        direction = torch.tensor(self.directions, dtype=torch.float64, device=device).view(heads, 1, pairs)
+        band = torch.linspace(-1, 0, pairs, dtype=torch.float64, device=device)
+        row, column = patches(grid, self.ref_grid, device, torch.float64)
+        row, column = row.repeat_interleave(grid[1])[:, None], column.repeat(grid[0])[:, None]
+        return (row * direction.cos() + column * direction.sin()) * self.temperature**band
 
 
 @register("rope_mixed")
@@ -219,7 +284,16 @@ class RopeMixed(PositionEmbedding):
     turned by a random angle of the block and head.
     """
 
-    def __init__(self, geometry: Geometry, *, temperature: float = 10.0, init: str = "random") -> None:
+    precise = ("frequencies",)
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        temperature: float = 10.0,
+        init: str = "random",
+        ref_grid: int | tuple[int, int] | None = None,
+    ) -> None:
         """Draws the frequencies.
 
         Args:
@@ -227,12 +301,14 @@ class RopeMixed(PositionEmbedding):
             temperature: The ratio of the longest to the shortest wavelength at the start, nearly.
             init: The start: ``"random"``, that of the source; or ``"zero"``, which turns nothing at first, so that a
                 pretrained model goes on from where it was.
+            ref_grid: As for ``rope_axial``.
 
         Raises:
-            VitposError: `temperature` is not a finite number above 0, `init` is another word, or head_dim does not
-                divide by 4.
+            VitposError: `temperature` is not a finite number above 0, `init` is another word, head_dim does not divide
+                by 4, or `ref_grid` is not one or two whole numbers from 1.
         """
         super().__init__(geometry)
+        self.ref_grid = reference(self.scheme, ref_grid)
         divisible(self.scheme, "head_dim", geometry.head_dim, 4)
         self.temperature = positive(self.scheme, "temperature", temperature)
         self.init = choice(self.scheme, "init", init, ("random", "zero"))
@@ -259,8 +335,8 @@ class RopeMixed(PositionEmbedding):
         rows, columns = grid
         exact = torch.promote_types(self.frequencies.dtype, torch.float32)  # half precision would corrupt the angles
         of_column, of_row = self.frequencies[:, layer, :, None].to(exact)
-        row = torch.arange(rows, dtype=exact, device=q.device).repeat_interleave(columns)[:, None]
-        column = torch.arange(columns, dtype=exact, device=q.device).repeat(rows)[:, None]
+        row, column = patches(grid, self.ref_grid, q.device, exact)
+        row, column = row.repeat_interleave(columns)[:, None], column.repeat(rows)[:, None]
         angles = column * of_column + row * of_row
         cosine, sine = angles.cos(), angles.sin()
         return turn(q, cosine, sine, half=False), turn(k, cosine, sine, half=False)

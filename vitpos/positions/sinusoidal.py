@@ -45,7 +45,7 @@ class Sinusoidal(Absolute):
 
     def vectors(self, grid: Grid, table: int, device: torch.device) -> Tensor:
         """Gives the table; for another grid than that of training it is computed, not resized."""
-        return self.table if grid == self.geometry.grid else self.compute(grid, device)
+        return self.table if self.home(grid) else self.compute(grid, device)
 
     def reset_parameters(self) -> None:
         """Computes the table anew (after ``to_empty``, say: it is in no state dict)."""
@@ -93,7 +93,8 @@ class Sinusoidal2D(Sinusoidal):
 
     Source: Chen, Xie, He 2021 (MoCo v3), whose wavelengths these are (denominator d/4; big_vision and simple_vit use
     d/4 - 1), in the channel order of timm's ``build_sincos2d_pos_embed``. MoCo v3 orders sin x, cos x, sin y, cos y:
-    the same channels permuted, so the same similarities.
+    on a square the same channels permuted, so the same similarities. On other grids its code lays the table out
+    transposed to the patches (its ``meshgrid`` has rows and columns exchanged), which is not reproduced.
     """
 
     divisor = 4

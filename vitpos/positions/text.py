@@ -103,6 +103,11 @@ def load(file: str) -> ModuleType:
     return module
 
 
+def loaded(file: str) -> bool:
+    """Tells whether `load` has imported this file before."""
+    return Path(file).expanduser().resolve() in _loaded
+
+
 def _read(file: str) -> tuple[Path, bytes]:
     """Reads a file; returns its whole path too."""
     given = Path(file).expanduser()
