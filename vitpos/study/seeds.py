@@ -1,6 +1,7 @@
 """Which seeds of a study are due, and how its statement has changed since there were results."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 from vitpos.study import tuning
@@ -43,8 +44,9 @@ def look(study: Study, results: Results) -> tuple[int, int, int]:
     from vitpos.analysis.runs import frame
     from vitpos.analysis.verdict import verdicts
 
-    waiting = [run.seed for run in study.runs if not (results.row(run) or results.failure(run) or run.blocked)]
-    whole = min(waiting, default=study.comparison.most)
+    waiting = {run.seed for run in study.runs if not (results.row(run) or results.failure(run) or run.blocked)}
+    through = {run.seed for run in study.runs} - waiting
+    whole = next(seed for seed in itertools.count() if seed not in through)
     runs = [run for run in study.runs if run.seed < whole]
     planned = [{"axes": run.axes, "seed": run.seed} for run in runs]
     rows = [{**row, "axes": run.axes} for run in runs if (row := results.row(run))]
