@@ -147,11 +147,13 @@ def origins(runs: pd.DataFrame) -> list[str]:
         for e in made
     ]
     lines, states = [], list(dict.fromkeys(names))
+    known = {tuple(e["sources"]) for e in made if e.get("sources")}
     if len(states) > 1:
         whose = "; ".join(f"{state}: {_runs(runs[[name == state for name in names]])}" for state in states)
         lines.append(
             f"The runs come from {len(states)} states of vitpos's sources ({whose}). If schemes react differently to "
             "that, verdicts are wrong more often than alpha says."
+            + (" Comparisons over several known states are not judged." if len(known) > 1 else "")
         )
     if len(kinds := {str(e.get("hardware")) for e in made}) > 1:
         lines.append(f"The runs were made on {len(kinds)} kinds of hardware, to which the same applies.")
