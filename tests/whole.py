@@ -9,6 +9,5 @@ ROWS = Path(__file__).parents[1] / "results" / "cifar10_first" / "rows.jsonl"
 def row_of(run, **fields):
     """A whole row of a run that was never made; keywords change fields."""
     row = json.loads(ROWS.read_text().splitlines()[0])
-    trial = {"trial": run.trial} if run.trial else {}
     own = {"hash": run.hash, "axes": run.axes, "seed": run.seed, "config": run.config}
-    return {**row, **own, **trial, **fields}
+    return {**row, **own, **fields}

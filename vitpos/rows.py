@@ -188,6 +188,7 @@ _ROW = _table(
         "resolved?": _table({"position?": _each(_table({"name": _line, "options": _table({})}))}),
         "data": _table({"name": _line, "fingerprint": _line, **dict.fromkeys(("train", "val", "test"), _whole(0))}),
         "metrics": _table({"*/accuracy": _share, "*": _finite}),
+        "tested?": _rule("true or false", lambda x: isinstance(x, bool)),
         "tuned?": _none_or(_table({})),
         "tuned_edge?": _each(_line),
         "per_class?": _table({"names": _each(_text, 1), "count": _each(_whole(0)), "correct": _each(_whole(0))}),

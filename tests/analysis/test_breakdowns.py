@@ -197,14 +197,18 @@ def test_tuning(row):
     scores = [({"model.lr": 0.1}, 0.5), ({"model.lr": 0.2}, None)]
     choice = {
         "axes": {"position": "none"},
+        "seed": 0,
         "scores": scores,
         "values": {"model.lr": 0.1},
         "edge": ("model.lr",),
         "error": "",
     }
-    table = breakdowns.tuning(runs, [choice, {**choice, "values": None, "edge": (), "error": "3 of 3 trials failed"}])
-    assert table.frame["chosen"].tolist() == ["model.lr 0.1", "3 of 3 trials failed"]
-    assert table.frame["model.lr 0.1"].tolist() == [50, 50]
-    assert np.isnan(table.frame["model.lr 0.2"].astype(float)).all()
-    assert table.facts == {"edges": ["none"], "keys": ["model.lr"], "tried": 2}
+    other = {**choice, "seed": 1, "scores": [({"model.lr": 0.1}, 0.6), ({"model.lr": 0.2}, 0.5)]}
+    lost = {**choice, "seed": 2, "scores": [(p, None) for p, _ in scores], "values": None, "edge": ()}
+    table = breakdowns.tuning(runs, [choice, other, lost, {**lost, "axes": {"position": "cpe"}}])
+    assert table.frame["model.lr 0.1: chosen by"].tolist() == ["2", "0"]
+    assert table.frame["model.lr 0.1"].tolist()[0] == pytest.approx(55)
+    assert np.isnan(table.frame["model.lr 0.2"].astype(float)).tolist() == [False, True]
+    assert table.frame["without a choice"].tolist() == ["1", "1"]
+    assert table.facts == {"edges": ["none"], "keys": ["model.lr"], "tried": 2, "seeds": 3}
     assert breakdowns.by_setting(runs, runs[:0]) == {(): [Variant("none")]}

@@ -56,8 +56,19 @@ def everything():
     failures = [{"axes": {"position": "sinusoidal_1d", "position.scale": 0.7}, "seed": 5, "error": "out of <memory>"}]
     planned = [{"axes": row["axes"], "seed": seed} for row in rows for seed in (row["seed"], 6) if not row["seed"] % 5]
     scores = [({"model.lr": 0.1}, 0.5), ({"model.lr": 0.2}, 0.625)]
-    tuning = {"axes": {"position": "none"}, "scores": scores, "values": {"model.lr": 0.2}, "edge": ("model.lr",)}
-    background = Background(planned, "question: Are sinusoids enough?\n", [{**tuning, "error": ""}], [1000])
+    tuning = {
+        "axes": {"position": "none"},
+        "seed": 0,
+        "scores": scores,
+        "values": {"model.lr": 0.2},
+        "edge": ("model.lr",),
+    }
+    background = Background(
+        planned,
+        "question: Are sinusoids enough?\n",
+        [{**tuning, "error": ""}],
+        ["seeds added after there were results: 6"],
+    )
     return TERMS, rows, failures, background
 
 

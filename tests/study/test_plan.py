@@ -50,11 +50,17 @@ def test_a_folder_of_images_is_known_by_its_place(study_file):
         ({"sedes": [1]}, r"unknown key of small.yaml 'sedes'; did you mean 'seeds'"),
         ({"reference": "lerned"}, r"unknown reference 'lerned'; did you mean 'learned'"),
         ({"question": None}, r"the key 'question' is missing"),
-        ({"seeds": "0"}, r"seeds must be list\[int\], got '0'"),
+        ({"seeds": "0"}, r"seeds must be list\[int\] .*, got '0'"),
+        ({"seeds": {"start": 6, "until": "settled"}}, r"seeds is \{.*\}; allowed: a list of seeds, or \{start: 6,"),
+        ({"seeds": {"start": 6, "until": "bored", "most": 8}}, r"allowed: a list of seeds, or"),
+        ({"seeds": {"start": 9, "until": "settled", "most": 8}}, r"with 1 <= start <= most"),
+        (
+            {"seeds": {"start": 6, "until": "settled", "most": 8}, "correction": "holm"},
+            r"correction holm does not go with",
+        ),
         ({"seeds": [0, "x"]}, r"seeds must be list\[int\]"),
         ({"seeds": [2**32]}, r"a seed of seeds should be a whole number from 0 to 4294967295, got 4294967296"),
         ({"seeds": [-1]}, r"a seed of seeds should be a whole number from 0"),
-        ({"tune": {"model.lr": [1]}, "tune_seeds": [-1]}, r"a seed of tune_seeds should be a whole number from 0"),
         ({"seeds": []}, r"seeds needs a list of at least one value, got \[\]"),
         ({"seeds": [0, 1, 0]}, r"seeds names 0 twice"),
         (
@@ -65,12 +71,10 @@ def test_a_folder_of_images_is_known_by_its_place(study_file):
         ({"axes": {"position": "none"}}, r"position needs a list of at least one value, got 'none'"),
         ({"axes": {"position": ["learned"], "data.root": ["a", "b"]}}, r"data.root cannot be an axis: it says where"),
         ({"axes": {"position": ["learned"], "scale": [1]}}, r"small.yaml: scale cannot be an axis: .* position.scale"),
-        ({"tune_seeds": [7]}, r"tune_seeds without tune: nothing is tuned"),
+        ({"tune_seeds": [7]}, r"tune_seeds is no key any more: every seed chooses for itself; leave it out"),
         ({"tune": {"model.lr": 0.1}}, r"tune.model.lr needs a list of at least one value, got 0.1"),
         ({"tune": {"model.lr": [1, 1]}}, r"tune.model.lr names 1 twice"),
         ({"tune": [1]}, r"tune must be dict\[str, list\[Any\]\], got \[1\]"),
-        ({"tune": {"model.lr": [1]}, "tune_seeds": [1, 9]}, r"tune_seeds and seeds both name 1: a value must not be"),
-        ({"tune": {"model.lr": [1]}, "tune_seeds": [9, 9]}, r"tune_seeds names 9 twice"),
         ({"tune": {"data.root": ["a"]}}, r"data.root cannot be tuned: tune takes config keys of all schemes"),
         ({"tune": {"position.scale": [1]}}, r"position.scale cannot be tuned"),
         ({"tune": {"model.lr": [1]}, "axes": {"position": ["learned"], "model.lr": [1]}}, r"model.lr is an axis and"),
@@ -119,9 +123,7 @@ def test_results_of_the_studies_here_stay_valid(name, first):
     rows = ROOT / "results" / name / "rows.jsonl"
     if rows.exists():
         assert {json.loads(line)["hash"] for line in rows.read_text().splitlines()} <= {
-            run.hash if run.tuned is not None else run.with_choice(values).hash
-            for run in study.runs
-            for values in ([{key: value} for key, grid in study.tune.items() for value in grid] or [{}])
+            run.hash for run in study.trials or study.runs
         }
 
 

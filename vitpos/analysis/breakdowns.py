@@ -227,20 +227,30 @@ def class_extremes(by_class: Table) -> Table:
 
 
 def tuning(runs: pd.DataFrame, choices: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns the validation accuracy of each value tried, and what was chosen.
+    """Returns for each variant and value tried how many seeds chose it, and its mean validation accuracy over seeds.
 
-    Facts: ``edges`` (labels of variants whose choice lies at the edge of the grid), ``keys`` (what was tuned),
-    ``tried`` (how many values).
+    Facts: ``edges`` (labels of variants of which most seeds chose a value at the edge of the grid), ``keys`` (what was
+    tuned), ``tried`` (how many values), ``seeds`` (how many seeds chose).
     """
-    rows = []
+    rows, edges = [], []
+    groups: dict[Variant, list[Mapping[str, Any]]] = {}
     for choice in choices:
-        variant, values = Variant.of(choice["axes"]), choice["values"] or {}
-        chosen = ", ".join(f"{k} {v}" for k, v in values.items()) or choice["error"] or "not yet chosen"
-        row = {**about(runs, variant.position, variant.others), "chosen": chosen}
-        row["at the edge of"] = ", ".join(k for k in values if k in choice["edge"]) or "-"
-        for point, score in choice["scores"]:
-            row[", ".join(f"{k} {v}" for k, v in point.items())] = math.nan if score is None else 100 * score
-        rows.append(row)
+        groups.setdefault(Variant.of(choice["axes"]), []).append(choice)
     points = [point for point, _ in choices[0]["scores"]] if choices else []
-    edges = [Variant.of(c["axes"]).label for c in choices if c["edge"]]
-    return build("Tuning", rows, edges=edges, keys=list(points[0]) if points else [], tried=len(points))
+    for variant, own in groups.items():
+        row: dict[str, Any] = dict(about(runs, variant.position, variant.others))
+        for i, point in enumerate(points):
+            scores = [score for choice in own if (score := choice["scores"][i][1]) is not None]
+            name = ", ".join(f"{k} {v}" for k, v in point.items())
+            row[f"{name}: chosen by"] = str(sum(choice["values"] == point for choice in own))
+            row[name] = 100 * sum(scores) / len(scores) if scores else math.nan
+        if lacking := sum(choice["values"] is None for choice in own):
+            row["without a choice"] = str(lacking)
+        at_edge = sum(bool(choice["edge"]) for choice in own)
+        row["at the edge"] = str(at_edge)
+        edges += [variant.label] if 2 * at_edge > len(own) else []
+        rows.append(row)
+    return build(
+        "Tuning", rows, edges=edges, keys=list(points[0]) if points else [], tried=len(points),
+        seeds=len({choice["seed"] for choice in choices}),
+    )  # fmt: skip

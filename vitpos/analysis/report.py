@@ -34,15 +34,15 @@ class Background:
     Attributes:
         planned: ``axes`` and ``seed`` of all runs of the plan.
         text: The study file, as it stands.
-        tuning: What tuning chose for each variant: ``axes``, ``values``, ``scores``, ``edge``, ``error``, as the fields
-            of `vitpos.study.tuning.Choice`.
-        tuning_seeds: The seeds that it chose by.
+        tuning: What tuning chose for each variant and seed: ``axes``, ``seed``, ``values``, ``scores``, ``edge``,
+            ``error``, as the fields of `vitpos.study.plan.Choice`.
+        amended: What was added to the study or left out after there were results, in words.
     """
 
     planned: Sequence[Row] = ()
     text: str = ""
     tuning: Sequence[Mapping[str, Any]] = ()
-    tuning_seeds: Sequence[int] = ()
+    amended: Sequence[str] = ()
 
 
 _NONE = Background()
@@ -213,7 +213,7 @@ def render(
         has=lambda name: len(written[name].frame) > 0,
         table=lambda name: tables.to_markdown(written[name]),
         needed=len(found) and "seeds needed" in written["verdicts"].columns,
-        warnings=wording.warnings(runs, found, terms, failures, missing, written),
+        warnings=wording.amended(background.amended) + wording.warnings(runs, found, terms, failures, missing, written),
         reasons={*found["reason"], "indicated" if found["indicated"].any() else ""} if len(found) else set(),
         no_history=[v.label for v in dict.fromkeys(runs["variant"]) if v not in history],
         untabled=[v.position for v in dict.fromkeys(runs["variant"]) if v not in similarity(runs)],

@@ -22,6 +22,10 @@ class Terms:
             single verdict where the correction is ``none``.
         correction: How p values are adjusted for the number of comparisons, one of `CORRECTIONS`; ``max_t`` judges all
             jointly (see `vitpos.analysis.signs`).
+        start: Where seeds are added until every comparison is decided, how many there are at first; 0 where their
+            number is fixed.
+        most: How many seeds there may be in all then.
+        family: How many comparisons were stated at first, if more than there are now.
 
     Raises:
         VitposError: If a value is out of its range.
@@ -34,6 +38,9 @@ class Terms:
     margin: float = 1.0
     alpha: float = 0.05
     correction: str = "max_t"
+    start: int = 0
+    most: int = 0
+    family: int = 0
 
     def __post_init__(self) -> None:
         for field in ("name", "reference"):
@@ -49,6 +56,15 @@ class Terms:
             raise VitposError(f"comparison.alpha is {self.alpha}; it must be above 0 and below 1, such as 0.05")
         if self.correction not in CORRECTIONS:
             raise unknown("correction", self.correction, CORRECTIONS)
+        if self.start and self.correction != "max_t":
+            raise VitposError(
+                f"correction {self.correction} does not go with seeds that are added until settled; leave it out"
+            )
+
+    @property
+    def rule(self) -> str:
+        """How seeds come: ``settled`` where they are added until all is decided, else ``fixed``."""
+        return "settled" if self.start else "fixed"
 
     @property
     def confidence(self) -> str:

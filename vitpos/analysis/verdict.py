@@ -75,7 +75,10 @@ def verdicts(
     if found.empty:
         return found
     seeds = sorted({seed for values in found["by_seed"] for seed in values}) or [0]
-    by_terms = partial(inference.judge, margin=terms.margin, alpha=terms.alpha, correction=terms.correction)
+    by_terms = partial(
+        inference.judge, margin=terms.margin, alpha=terms.alpha, correction=terms.correction,
+        family=terms.family or None, rule=terms.rule,
+    )  # fmt: skip
 
     def judge(column: str) -> pd.DataFrame:
         table = np.array([[values.get(s, math.nan) for s in seeds] for values in found[column]], dtype=float)

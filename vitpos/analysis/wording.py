@@ -131,6 +131,14 @@ def warnings(
     return lines
 
 
+def amended(changes: Sequence[str]) -> list[str]:
+    """Says that the study is not what was stated at first, which its error rate holds for."""
+    return [
+        f"{escape(change[0].upper() + change[1:])}. The error rate that was stated is then not guaranteed."
+        for change in changes
+    ]
+
+
 def origins(runs: pd.DataFrame) -> list[str]:
     """Says where runs were made by sources that differ, that changed half-way or that no commit holds."""
     made = [row["environment"] for row in runs["row"]]
@@ -139,11 +147,13 @@ def origins(runs: pd.DataFrame) -> list[str]:
         for e in made
     ]
     lines, states = [], list(dict.fromkeys(names))
+    known = {tuple(e["sources"]) for e in made if e.get("sources")}
     if len(states) > 1:
         whose = "; ".join(f"{state}: {_runs(runs[[name == state for name in names]])}" for state in states)
         lines.append(
             f"The runs come from {len(states)} states of vitpos's sources ({whose}). If schemes react differently to "
             "that, verdicts are wrong more often than alpha says."
+            + (" Comparisons over several known states are not judged." if len(known) > 1 else "")
         )
     if len(kinds := {str(e.get("hardware")) for e in made}) > 1:
         lines.append(f"The runs were made on {len(kinds)} kinds of hardware, to which the same applies.")
@@ -179,6 +189,8 @@ def forest_alt(found: pd.DataFrame) -> str:
 
 def corrected(terms: Terms, family: int) -> str:
     """Says how p values are corrected over the family."""
+    if terms.start:
+        return f"judged jointly by sign bets (closed mean of e-values) for {plural(family, 'comparison')}"
     how = {"max_t": "judged jointly (max-T)", "holm": "corrected by Holm's method", "none": "not corrected"}
     return f"{how.get(terms.correction, 'corrected by the method of Bonferroni')} for {plural(family, 'comparison')}"
 

@@ -5,12 +5,15 @@ import shlex
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from vitpos.errors import VitposError, unknown
 from vitpos.study import plan, tuning
-from vitpos.study.plan import OPTION, Run, Study
+from vitpos.study.plan import CHOSEN_BY, OPTION, Choice, Run, Study
 from vitpos.study.results import Results
+from vitpos.study.seeds import amend, look, settle
+from vitpos.text import plural
 
 
 def command(
@@ -38,31 +41,45 @@ def command(
     # these two read data alone, so that of a scheme in a file they ask the results, not the file
     study = results.recall(plan.load(file, results.settings if action in ("status", "report") else None))
     results.refuse_other_terms(study)
+    study, amended = amend(study, results)
+    settled = settle(study, results)
     if not leave_old:
-        results.refuse_strays(tuning.settle(study, results))
+        results.refuse_strays(study)
     if action == "plan":
         from vitpos.study.forecast import forecast
 
-        return forecast(study, results, sd, workers)
+        return forecast(settled, results, sd, workers)
     if action == "status":
-        return status(study, results)
+        return status(settled, results)
     if action == "report" and not results.stored():
         raise VitposError(f"study {study.comparison.name!r} has no finished runs to report on; run it first")
-    failed = run(study, results, workers) if action == "run" else 0
-    study = tuning.settle(study, results)
-    if failed and not results.collect(study)[0]:
+    failed = 0
+    if action == "run":
+        failed = run(study, settled, results, workers)
+        settled = settle(study, results)
+    if failed and not results.collect(settled)[0]:
         print(f"no run finished; why: vitpos study status {file}")
         return 1
-    report(study, results)
+    report(settled, results, amended)
     return 1 if failed else 0
 
 
-def run(study: Study, results: Results, workers: int | None) -> int:
-    """Does the trials and then the runs that have no whole result yet, and returns how many runs failed."""
-    settled, trials = tuning.settle(study, results), tuning.to_do(study, results)
+def run(study: Study, settled: Study, results: Results, workers: int | None) -> int:
+    """Does what has no whole result yet, and returns how many runs failed.
+
+    Where the study tunes, or adds seeds, a few seeds at a time are finished before the next are begun.
+
+    Args:
+        study: The study, with all seeds that there may be.
+        settled: The same as its results have it so far.
+        results: Its results.
+        workers: Runs at a time.
+    """
+    trials = tuning.to_do(settled, results)
     missing = [run for run in settled.runs if results.row(run) is None]
-    count = f"{len(study.runs)} runs, {len(study.runs) - len(missing)} done before and skipped, {len(missing)} to do"
-    also = f", after {len(trials)} trials of {len(study.trials)} for tuning" if trials else ""
+    done = len(settled.runs) - len(missing)
+    count = f"{len(settled.runs)} runs, {done} done before and skipped, {len(missing)} to do"
+    also = f", chosen from {len(settled.trials)} trials, {len(trials)} to do" if trials else ""
     print(f"{study.comparison.name}: {count}{also}", flush=True)
     for line in once(study):
         print(line, flush=True)
@@ -70,25 +87,55 @@ def run(study: Study, results: Results, workers: int | None) -> int:
         return 0
     with results.lock():
         results.keep(study)
-        for each in (*trials, *missing):
-            if (results.of(each) / "result.json").exists():
+        for each in (*trials, *(each for each in missing if each.tuned is not None)):
+            if (results.of(each) / "result.json").exists() and results.row(
+                dataclasses.replace(each, test=False)
+            ) is None:
                 print(f"{each.label}: result.json is damaged or of another version; it is made again", flush=True)
         check([*trials, *(each for each in missing if each.tuned is not None)], study, results)
-        carry_out(trials, results, workers)
-        if study.trials:
-            settled = tuning.settle(study, results)
-            print("\n".join(chosen(choice) for choice in tuning.choices(study, results)), flush=True)
-            missing = [each for each in settled.runs if results.row(each) is None]
-        return len([each for each in missing if each.blocked]) + carry_out(
-            [each for each in missing if not each.blocked], results, workers
+        return sum(do_seeds(study, results, workers))
+
+
+def do_seeds(study: Study, results: Results, workers: int | None) -> Iterator[int]:
+    """Does the seeds that are due, a few at a time, and yields how many runs of them failed."""
+    from vitpos.study.engine import default_workers
+
+    workers = workers or default_workers()
+    each_seed = max(1, sum(run.seed == study.runs[0].seed for run in study.trials or study.runs))
+    step, tried = max(1, workers // each_seed), set[int]()
+    while True:
+        settled = settle(study, results, step)
+        seeds = [seed for seed in dict.fromkeys(run.seed for run in settled.runs) if seed not in tried]
+        open_ = [seed for seed in seeds if any(run.seed == seed and not results.row(run) for run in settled.runs)]
+        if not open_:
+            return
+        now = set(open_[:step] if study.tune else open_)
+        tried |= now
+        carry_out([trial for trial in tuning.to_do(settled, results) if trial.seed in now], results, workers)
+        settled = settle(study, results, step)
+        for choice in settled.choices:
+            if choice.seed in now:
+                print(chosen(choice), flush=True)
+        missing = [run for run in settled.runs if run.seed in now and results.row(run) is None]
+        yield len([run for run in missing if run.tuned is None]) + carry_out(
+            [run for run in missing if run.tuned is not None], results, workers
         )
+        if study.comparison.start:
+            print(looked(settled, results), flush=True)
+
+
+def looked(study: Study, results: Results) -> str:
+    """Says how far a study is whose seeds are added until all is decided."""
+    whole, decided, comparisons = look(study, results)
+    return f"after {plural(whole, 'seed')}: {decided} of {plural(comparisons, 'comparison')} decided"
 
 
 def check(runs: list[Run], study: Study, results: Results) -> None:
     """Prepares each variant and each tried value once, since a mistake should show before hours of training."""
     from vitpos.study.run import prepare
 
-    for run in {**{repr(run.trial): run for run in runs[::-1]}, **{repr(run.axes): run for run in runs[::-1]}}.values():
+    first = {**{repr(run.trial): run for run in runs[::-1]}, **{repr(run.axes): run for run in runs[::-1]}}
+    for run in {run.hash: run for run in first.values()}.values():
         try:
             prepare(run, results.of(run))
         except VitposError as error:
@@ -116,9 +163,10 @@ def once(study: Study) -> list[str]:
     return lines
 
 
-def chosen(choice: tuning.Choice) -> str:
-    """Says what tuning chose for a variant."""
-    name = ", ".join([choice.axes["position"], *(f"{k}={v}" for k, v in choice.axes.items() if k != "position")])
+def chosen(choice: Choice) -> str:
+    """Says what tuning chose for a variant and seed."""
+    others = (f"{k}={v}" for k, v in choice.axes.items() if k != "position")
+    name = ", ".join([choice.axes["position"], *others, f"seed {choice.seed}"])
     if choice.values is None:
         return f"tuning {name}: {choice.error or 'not yet chosen, trials are missing'}"
     values = ", ".join(
@@ -133,9 +181,11 @@ def status(study: Study, results: Results) -> int:
     for line in once(study):
         print(line)
     if study.trials:
-        print(f"tuning: {states(study.trials, results, tuning.METRIC)}")
-        print("\n".join(chosen(choice) for choice in tuning.choices(study, results)))
-    print(states(tuning.settle(study, results).runs, results, study.comparison.metric))
+        print(f"tuning: {states(study.trials, results, CHOSEN_BY)}")
+        print("\n".join(map(chosen, study.choices)))
+    print(states(study.runs, results, study.comparison.metric))
+    if study.comparison.start:
+        print(f"{looked(study, results)}; {study.comparison.most} seeds at most")
     return 0
 
 
@@ -143,7 +193,7 @@ def states(runs: tuple[Run, ...], results: Results, metric: str) -> str:
     """Prints a line per run, and returns how many are in each state."""
     counts: Counter[str] = Counter()
     for run in runs:
-        row, failure = results.row(run), results.failure(run)
+        row, failure = results.row(run), results.failure(run) if run.tuned is not None else None
         if row:
             value = row["metrics"].get(metric)
             state, detail = "done", f"{metric} {value:.4f}" if value is not None else f"no {metric}"
@@ -152,14 +202,16 @@ def states(runs: tuple[Run, ...], results: Results, metric: str) -> str:
         elif run.tuned is None:
             state, detail = "waiting", "for tuning"
         else:
-            state, detail = "started" if (results.of(run) / "last.ckpt").exists() else "missing", ""
+            trained = run.trial and run.test  # only its test is
+            begun = not trained and (results.of(run) / "last.ckpt").exists()
+            state, detail = "started" if begun else "missing", "its test" if trained else ""
         counts[state] += 1
         print(f"{state:8}{run.label}  {detail}".rstrip())
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
-def report(study: Study, results: Results) -> None:
-    """Writes the report and prints the verdict."""
+def report(study: Study, results: Results, amended: list[str]) -> None:
+    """Writes the report and prints the verdict; `amended` is what changed in the study since there were results."""
     from vitpos.analysis import report
     from vitpos.study import summary
 
@@ -168,8 +220,8 @@ def report(study: Study, results: Results) -> None:
         background = report.Background(
             planned=[{"axes": run.axes, "seed": run.seed} for run in study.runs],
             text=study.path.read_text(encoding="utf-8-sig"),
-            tuning=[dataclasses.asdict(choice) for choice in tuning.choices(study, results)],
-            tuning_seeds=list(dict.fromkeys(trial.seed for trial in study.trials)),
+            tuning=[dataclasses.asdict(choice) for choice in study.choices],
+            amended=amended,
         )
         print()
         print(report.write(study.comparison, rows, failures, results.folder, background))

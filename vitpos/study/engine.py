@@ -123,7 +123,7 @@ def summary(results: Results, run: Run) -> str:
     row = results.row(run)
     if row is None:
         return "left no whole result"
-    part = "val" if run.trial else "test"
+    part = "test" if run.test else "val"
     accuracy = row["metrics"].get(f"{part}/accuracy")
     found = "no accuracy" if accuracy is None else f"{accuracy:.2%}"
     return f"{part} {found} in {duration(row['seconds'])} ({row['images_per_second']:.0f} img/s)"

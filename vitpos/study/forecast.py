@@ -6,7 +6,6 @@ from vitpos.analysis.power import MOST, Goal, SeedPlan, deviation_limits, plan_s
 from vitpos.analysis.runs import Variant, frame
 from vitpos.analysis.verdict import pairs, verdicts
 from vitpos.errors import VitposError
-from vitpos.study import tuning
 from vitpos.study.engine import default_workers
 from vitpos.study.plan import Study
 from vitpos.study.results import Results
@@ -29,24 +28,27 @@ def forecast(study: Study, results: Results, sd: float | None, workers: int | No
     Raises:
         VitposError: `sd` is not above 0, there is nothing to compare, or a result is damaged.
     """
-    comparison, seeds = study.comparison, len({run.seed for run in study.runs})
-    variants = {repr(run.axes): run for run in study.runs}
-    compared = len(pairs((Variant.of(run.axes) for run in variants.values()), comparison.reference))
+    comparison = study.comparison
+    seeds = comparison.most or len({run.seed for run in study.runs})
+    first = study.runs[0].seed
+    compared = len(pairs((Variant.of(run.axes) for run in study.runs), comparison.reference))
     deviations, source = deviation(study, results, sd)
     plans = [plan_seeds(comparison, compared, seeds, each) for each in deviations]
     correction = "jointly" if comparison.correction == "max_t" else f"each at {plans[0].level:.2g}"
+    added = f"{comparison.start} to " if comparison.start else ""
     print(
         f"{comparison.name}: {plural(compared, 'comparison')} with {comparison.reference}, "
-        f"{plural(seeds, 'seed')}, margin {comparison.margin:g}, alpha {comparison.alpha:g}, {correction}"
+        f"{added}{plural(seeds, 'seed')}, margin {comparison.margin:g}, alpha {comparison.alpha:g}, {correction}"
     )
+    if added:
+        print("seeds are added until all is decided; below are numbers fixed beforehand, which are a little lower")
     each, note = seconds_per_run(study, results)
-    many = workers or default_workers()
+    many, runs = workers or default_workers(), [run for run in study.trials or study.runs if run.seed == first]
     if math.isfinite(each):
-        a_seed = each * len(variants) / many
+        a_seed = each * len(runs) / many
         print(
-            f"a run takes some {duration(each)} ({note}); {plural(len(variants), 'run')} a seed, {many} at a time: "
-            f"{duration(a_seed)} a seed, {duration(a_seed * seeds + each * len(study.trials) / many)} in all"
-            + (f" with {len(study.trials)} trials" if study.trials else "")
+            f"a run takes some {duration(each)} ({note}); {plural(len(runs), 'run')} a seed, {many} at a time: "
+            f"{duration(a_seed)} a seed, {duration(a_seed * seeds)} in all{' at most' if added else ''}"
         )
     else:
         a_seed = math.nan
@@ -68,10 +70,9 @@ def deviation(study: Study, results: Results, sd: float | None) -> tuple[list[fl
     """Returns the deviations to plan for, and in words where they come from."""
     if sd is not None:
         return [sd], f"{sd:g} points, as stated with --sd"
-    rows = [row for row in results.stored() if "trial" not in row]
-    if rows:
+    if results.stored():
         try:
-            collected = results.collect(tuning.settle(study, results))[0]
+            collected = results.collect(study)[0]
             found = verdicts(frame(collected, study.comparison.metric), study.comparison)
         except VitposError:  # rows of another metric, or of another version of the study
             found = None

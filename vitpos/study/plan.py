@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,7 +17,6 @@ from vitpos.analysis.terms import Terms
 from vitpos.configs import check_seed, read_yaml
 from vitpos.errors import VitposError, unknown
 from vitpos.rows import check_tree, check_value
-from vitpos.study import tuning
 
 # Bumped when the same config starts to mean another computation: results of another format are not skipped but redone.
 FORMAT = 1
@@ -27,6 +26,8 @@ PLACE = ("data.root", "data.download", "trainer.default_root_dir", "trainer.acce
 COMMAND = ("ckpt_path", "weights_only", "config")
 # Axes ``position.NAME`` are options of the schemes (see `vitpos.study.options`).
 OPTION = "position."
+# What tuning chooses by: the images for validation, after the last epoch.
+CHOSEN_BY = "val/accuracy"
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,10 @@ class Run:
         axes: Value on each axis, ``position`` first; without the options that its scheme lacks.
         seed: Seed of all random streams.
         config: Everything that ``vitpos fit --config`` would be given, nested.
-        trial: The values of tuned keys that it tries; such a run never reads the test set. Empty for all others.
-        tuned: The values of tuned keys that were chosen for it; empty where nothing is tuned, None until they are.
-        edge: The tuned keys whose value is at the edge of the grid.
+        trial: The values of tuned keys that it has; empty where nothing is tuned.
+        test: Whether the test set is read. A trial does not read it unless it is chosen.
+        tuned: The values of tuned keys that were chosen for it; empty where nothing is, None until they are.
+        edge: The tuned keys whose chosen value is at the edge of the grid.
         blocked: Why no values could be chosen, so that it cannot run.
         study: Folder of the study file, where its relative paths start, else in the current one.
         recorded: Digests of files of schemes as results have them, for a file that is gone since.
@@ -49,6 +51,7 @@ class Run:
     seed: int
     config: dict[str, Any]
     trial: dict[str, Any] = dataclasses.field(default_factory=dict)
+    test: bool = True
     tuned: dict[str, Any] | None = dataclasses.field(default_factory=dict)
     edge: tuple[str, ...] = ()
     blocked: str = ""
@@ -65,8 +68,7 @@ class Run:
         Raises:
             VitposError: That file cannot be read.
         """
-        trial = self.trial if self.trial or self.tuned is None else None
-        return identify(self.config, trial, self.files)
+        return identify(self.config, {} if self.tuned is None else None, self.files)  # one without its values is no run
 
     @functools.cached_property
     def files(self) -> dict[str, str] | None:
@@ -91,21 +93,27 @@ class Run:
     def label(self) -> str:
         """What people call it: ``learned, model.lr=0.001, seed 0``."""
         others = [f"{key}={value}" for key, value in self.axes.items() if key != "position"]
-        tried = [f"trial of {key}={value}" for key, value in self.trial.items()]
+        tried = [f"trial of {key}={value}" for key, value in self.trial.items() if not self.test]
         return ", ".join([str(self.axes["position"]), *others, *tried, f"seed {self.seed}"])
 
     @property
     def folder(self) -> str:
         """Name of its folder: readable, and unique by its hash."""
-        values = [*self.axes.values(), *(["trial", *self.trial.values()] if self.trial else [])]
-        words = re.sub(r"[^\w.+=]+", "-", "-".join(map(str, values))).strip("-")
+        words = "-".join(map(str, [*self.axes.values(), *self.trial.values()]))
+        words = re.sub(r"[^\w.+=]+", "-", words).strip("-")
         words = words[:80].encode()[:200].decode(errors="ignore")  # a name has 255 bytes at most
-        return f"{words}-s{self.seed}-{self.hash[:8]}"
+        return f"{words}{self.mark}"
 
-    def with_choice(self, values: dict[str, Any], edge: tuple[str, ...] = ()) -> "Run":
-        """Returns the run with the values that tuning chose in its config."""
-        config = nest({**flatten(self.config), **values})
-        return dataclasses.replace(self, config=config, tuned=values, edge=edge, blocked="")
+    def chosen(self, edge: tuple[str, ...]) -> "Run":
+        """Returns a trial as the run that tuning chose: the same computation, and the test set is read."""
+        run = dataclasses.replace(self, test=True, tuned=self.trial, edge=edge)
+        run.__dict__.update(hash=self.hash, files=self.files)  # as first read
+        return run
+
+    @property
+    def mark(self) -> str:
+        """The end of its folder's name, which is the same whatever a study file calls its axes."""
+        return f"-s{self.seed}-{self.hash[:8]}"
 
 
 def identify(config: dict[str, Any], trial: dict[str, Any] | None, files: dict[str, str] | None) -> str:
@@ -113,7 +121,8 @@ def identify(config: dict[str, Any], trial: dict[str, Any] | None, files: dict[s
 
     Args:
         config: Its config.
-        trial: The values of tuned keys that it tries; None for a run of the study proper, which no trial is taken for.
+        trial: The values of tuned keys that it tried, in results of earlier versions, whose trials were no runs; else
+            None.
         files: The digests of the files that its scheme is in, None where it is in none.
     """
     content = {key: value for key, value in flatten(config).items() if key not in PLACE}
@@ -137,22 +146,22 @@ class File:
             or that a run saved.
         axes: Dotted config keys and the values to cross; ``position`` is one of them. ``position.NAME`` is the option
             NAME of every scheme that has it; null is each scheme's default.
-        seeds: One run of every variant for each.
+        seeds: One run of every variant for each. A list is a fixed design. ``{start: 6, until: settled, most: 24}``
+            begins with the seeds 0 to 5 and adds the next until every comparison is decided, 24 in all at most.
         reference: The position that the others are compared with.
         overrides: Dotted config keys that differ from the base in all runs.
         metric: Key of the result that is compared, a share between 0 and 1.
         margin: Percentage points within which two schemes count as equal.
         alpha: Family-wise error rate of the verdicts.
         correction: How p values are adjusted over the comparisons: ``max_t``, ``holm``, ``bonferroni``, ``none``.
-        tune: Dotted config keys and a few values of each, crossed. Every variant is trained with each of them on the
-            tuning seeds; the best by mean validation accuracy at the last epoch is what its runs use.
-        tune_seeds: Seeds for tuning, none of them among ``seeds``; left out, the first from 1000 on that is not.
+        tune: Dotted config keys and a few values of each, crossed. Every variant is trained with each of them on every
+            seed; for each seed, the run with the best validation accuracy at the last epoch is the one that is tested.
     """
 
     question: str
     base: str
     axes: dict[str, list[Any]]
-    seeds: list[int]
+    seeds: list[int] | dict[str, Any]
     reference: str
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
     metric: str = "test/accuracy"
@@ -160,7 +169,11 @@ class File:
     alpha: float = 0.05
     correction: str = "max_t"
     tune: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
-    tune_seeds: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def seed_list(self) -> list[int]:
+        """All seeds, those that may be added among them."""
+        return list(range(self.seeds["most"])) if isinstance(self.seeds, dict) else self.seeds
 
 
 @dataclass(frozen=True)
@@ -170,11 +183,12 @@ class Study:
     Attributes:
         path: The file.
         comparison: What is compared and how it is judged.
-        runs: All runs but trials, seeds in the outer loop: an interruption leaves complete pairs. Where the study
-            tunes, they lack the chosen values until `vitpos.study.tuning.settle` puts them in.
+        runs: A run for each variant and seed, seeds in the outer loop: an interruption leaves complete pairs. Where the
+            study tunes, they lack their values until `vitpos.study.tuning.settle` puts the chosen trials there.
         axes: The axes as stated.
         tune: The grid as stated.
-        trials: The runs that the choice is made by.
+        trials: Where the study tunes, the runs that are chosen from.
+        choices: What `settle` chose.
     """
 
     path: Path
@@ -183,6 +197,28 @@ class Study:
     axes: dict[str, list[Any]]
     tune: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     trials: tuple[Run, ...] = ()
+    choices: "tuple[Choice, ...]" = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What tuning chose for one variant and seed.
+
+    Attributes:
+        axes: The variant.
+        seed: The seed.
+        values: The chosen value of each key; None until its trials are through, or where there is an error.
+        scores: Validation accuracy of each point of the grid; None where the trial failed or is missing.
+        edge: Keys whose value is the least or the greatest of several numbers: the best may lie outside the grid.
+        error: Why nothing can be chosen; empty otherwise.
+    """
+
+    axes: dict[str, Any]
+    seed: int
+    values: dict[str, Any] | None
+    scores: tuple[tuple[dict[str, Any], float | None], ...]
+    edge: tuple[str, ...] = ()
+    error: str = ""
 
 
 def load(path: str | Path, seen: Sequence[tuple[dict[str, Any], str]] | None = None) -> Study:
@@ -204,8 +240,10 @@ def load(path: str | Path, seen: Sequence[tuple[dict[str, Any], str]] | None = N
         check_axes(file)
         check_tuning(file)
         runs, trials = expand(base, file, path.parent.resolve(), seen)
+        rule = {key: file.seeds[key] for key in ("start", "most")} if isinstance(file.seeds, dict) else {}
+        margin = float(file.margin)
         comparison = Terms(
-            path.stem, file.question, file.reference, file.metric, float(file.margin), file.alpha, file.correction
+            path.stem, file.question, file.reference, file.metric, margin, file.alpha, file.correction, **rule
         )
     except VitposError as error:
         raise VitposError(f"{path}: {error}") from error
@@ -225,6 +263,8 @@ def read(path: Path) -> File:
     check_tree(given, str(path))
     known = get_type_hints(File)
     for key in given:
+        if key == "tune_seeds":
+            raise VitposError(f"{path}: tune_seeds is no key any more: every seed chooses for itself; leave it out")
         if key not in known:
             raise unknown(f"key of {path.name}", str(key), known)
     for field in dataclasses.fields(File):
@@ -247,10 +287,8 @@ def check_axes(file: File) -> None:
         if "." not in key and key != "position":
             raise VitposError(f"{key} cannot be an axis: axes are config keys such as model.lr, options of the schemes "
                               f"such as position.{key}, and position; seeds are the key seeds")  # fmt: skip
-    check_values({**file.axes, "seeds": file.seeds})
-    for key, seeds in (("seeds", file.seeds), ("tune_seeds", file.tune_seeds)):
-        for seed in seeds:
-            check_seed(seed, f"a seed of {key}")
+    check_seeds(file.seeds)
+    check_values({**file.axes, "seeds": file.seed_list})
     positions = [str(value) for value in file.axes["position"]]
     if file.reference not in positions:
         raise unknown("reference", file.reference, positions)
@@ -268,20 +306,30 @@ def spelling(text: str) -> str:
         return text
 
 
+def check_seeds(seeds: list[int] | dict[str, Any]) -> None:
+    """Checks seeds, or the rule by which they are added (errors as `load`)."""
+    if isinstance(seeds, list):
+        for seed in seeds:
+            check_seed(seed, "a seed of seeds")
+        return
+    start, most = seeds.get("start"), seeds.get("most")
+    counts = type(start) is int and type(most) is int and 1 <= start <= most <= 1000
+    if seeds.keys() != {"start", "until", "most"} or seeds["until"] != "settled" or not counts:
+        raise VitposError(
+            f"seeds is {seeds}; allowed: a list of seeds, or {{start: 6, until: settled, most: 24}} with "
+            "1 <= start <= most <= 1000"
+        )
+
+
 def check_tuning(file: File) -> None:
     """Checks what is tuned (errors as `load`)."""
-    if not file.tune:
-        if file.tune_seeds:
-            raise VitposError("tune_seeds without tune: nothing is tuned")
-        return
     for key in file.tune:
         if key in file.axes:
             raise VitposError(f"{key} is an axis and cannot be tuned as well")
         if key in PLACE or "." not in key or key.startswith(OPTION):  # not every scheme has it: budgets would differ
             raise VitposError(f"{key} cannot be tuned: tune takes config keys of all schemes, such as model.lr")
-    tried = {f"tune.{key}": values for key, values in file.tune.items()}
-    check_values({**tried, "tune_seeds": tuning.tuning_seeds(file.seeds, file.tune_seeds)})
-    if file.metric == tuning.METRIC:
+    check_values({f"tune.{key}": values for key, values in file.tune.items()})
+    if file.tune and file.metric == CHOSEN_BY:
         raise VitposError(f"metric cannot be {file.metric} where tune chooses by it")
 
 
@@ -320,22 +368,27 @@ def expand(
         return Run(axes, seed, nest({**shared, **settings, "seed_everything": seed}), study=place, **fields)
 
     tuned: dict[str, Any] | None = None if file.tune else {}
-    runs = [run(*point, seed, tuned=tuned) for seed in file.seeds for point in crossed]
+    runs = [run(*point, seed, tuned=tuned) for seed in file.seed_list for point in crossed]
     trials = [
-        run(point, {**settings, **trial}, seed, trial=trial)
-        for seed in (tuning.tuning_seeds(file.seeds, file.tune_seeds) if file.tune else ())
-        for trial in tuning.grid(file.tune)
+        run(point, {**settings, **trial}, seed, trial=trial, test=False)
+        for seed in file.seed_list
+        for trial in grid(file.tune)
         for point, settings in crossed
     ]
     return runs, trials
+
+
+def grid(tune: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Crosses the values of all tuned keys, the last key fastest; nothing where nothing is tuned."""
+    return [dict(zip(tune, values, strict=True)) for values in itertools.product(*tune.values())] if tune else []
 
 
 def fits(value: Any, kind: Any) -> bool:
     """Tells whether a value read from YAML has the type of its key."""
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind == list[int]:
-        return isinstance(value, list) and all(type(item) is int for item in value)
+    if kind == list[int] | dict[str, Any]:
+        return isinstance(value, dict) or (isinstance(value, list) and all(type(item) is int for item in value))
     return isinstance(value, getattr(kind, "__origin__", kind))
 
 

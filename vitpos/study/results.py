@@ -5,8 +5,9 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +17,9 @@ from vitpos.errors import VitposError
 from vitpos.lock import hold
 from vitpos.rows import check_failure, check_row, wrong
 from vitpos.study.plan import FORMAT, File, Run, Study, flatten, identify, read
-from vitpos.study.tuning import tuning_seeds
 
 Row = dict[str, Any]
+CHOICE = ("tuned", "tuned_edge")
 
 
 def write(path: Path, text: str) -> None:
@@ -73,29 +74,41 @@ class Results:
             yield
 
     def keep(self, study: Study) -> None:
-        """Keeps a copy of the study file beside its results.
+        """Keeps a copy of the study file beside its results; once there are some, it is not replaced any more.
 
         Raises:
             VitposError: The folder cannot be written.
         """
         try:
             with self.writing():
-                write(self.folder / "study.yaml", study.path.read_text(encoding="utf-8-sig"))
+                if not (self.folder / "study.yaml").exists() or not self.stored():
+                    write(self.folder / "study.yaml", study.path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise unwritable(self.folder, error) from error
 
     def of(self, run: Run) -> Path:
-        """Returns the folder of a run."""
-        return self.folder / "runs" / run.folder
+        """Returns the folder of a run, also where an earlier study file called its axes otherwise."""
+        own = self.folder / "runs" / run.folder
+        return own if own.exists() else self.folders.get(run.mark, own)
+
+    @cached_property
+    def folders(self) -> dict[str, Path]:
+        """The folders of runs, as they were when first asked for, by `Run.mark`."""
+        found = ((re.search(r"-s\d+-[0-9a-f]{8}$", path.name), path) for path in self.folder.glob("runs/*"))
+        return {mark[0]: path for mark, path in found if mark}
 
     def row(self, run: Run) -> Row | None:
         """Returns the result of a run, or None where it is missing or ``result.json`` is damaged or another run's.
 
-        Without the run's folder, as in a fresh clone, ``rows.jsonl`` or ``tuning.jsonl`` counts.
+        Without the run's folder, as in a fresh clone, ``rows.jsonl`` or ``tuning.jsonl`` counts. That of a trial that
+        was not tested counts as a trial alone.
         """
         path = self.of(run) / "result.json"
         row = self.read(path) if path.exists() else self.collected.get(run.hash)
-        return row if row and row["hash"] == run.hash and "error" not in row else None
+        if row and untested(row):
+            row = self.collected.get(run.hash, row)
+        whole = row and row["hash"] == run.hash and "error" not in row and not (run.test and untested(row))
+        return row if whole else None
 
     def failure(self, run: Run) -> Row | None:
         """Returns what a failed run left, until it is done; that of a trial also from ``tuning.jsonl``."""
@@ -145,7 +158,7 @@ class Results:
     @cached_property
     def collected(self) -> dict[str, Row]:
         """The results among the `lines`, by hash."""
-        return {row["hash"]: row for row in self.lines if "error" not in row}
+        return merged(self.lines)
 
     @cached_property
     def failed_trials(self) -> dict[str, Row]:
@@ -155,7 +168,7 @@ class Results:
     def stored(self) -> list[Row]:
         """Returns every result in the folder: of `lines`, or of ``result.json`` where there is one."""
         found = [self.read(path) for path in sorted(self.folder.glob("runs/*/result.json"))]
-        return list({**self.collected, **{row["hash"]: row for row in found if row and "error" not in row}}.values())
+        return list(merged([*self.collected.values(), *found]).values())
 
     def recall(self, study: Study) -> Study:
         """Gives runs the digests that results have of files of schemes, so that a finished study outlives the files."""
@@ -216,7 +229,7 @@ class Results:
         """Writes ``rows.jsonl`` and, where there are trials, ``tuning.jsonl``, in the order of the plan.
 
         Args:
-            study: The study, settled (see `vitpos.study.tuning.settle`).
+            study: The study, settled (see `vitpos.study.seeds.settle`).
 
         Returns:
             Its rows and its failures, among them those for which tuning could not choose.
@@ -226,16 +239,22 @@ class Results:
         """
         stored = {row["hash"]: row for row in self.stored()}
         # the hash does not see axes, and an earlier version of the file may have had others for the same run
-        rows = [{**stored.pop(run.hash), "axes": run.axes} for run in study.runs if run.hash in stored]
-        trials = [{**stored.pop(run.hash), "axes": run.axes} for run in study.trials if run.hash in stored]
-        done = {row["hash"] for row in (*rows, *trials)}
+        rows, trials = (
+            [
+                {**{key: value for key, value in stored.pop(run.hash).items() if key not in CHOICE}, **described(run)}
+                for run in runs
+                if run.hash in stored and not (run.test and untested(stored[run.hash]))
+            ]
+            for runs in (study.runs, study.trials)
+        )
+        done, finished = ({row["hash"] for row in made} for made in (rows, [*rows, *trials]))
         failures, failed_trials = (
             [
                 {**failure, "axes": run.axes}
                 for run in runs
-                if run.hash not in done and (failure := self.failure(run)) is not None
+                if run.hash not in through and (failure := self.failure(run)) is not None
             ]
-            for runs in (study.runs, study.trials)
+            for runs, through in ((study.runs, done), (study.trials, finished))
         )
         failures += [
             {"format": FORMAT, "hash": run.hash, "axes": run.axes, "seed": run.seed, "error": run.blocked}
@@ -244,8 +263,8 @@ class Results:
         ]
         rest = list(stored.values())
         lines = {
-            "rows.jsonl": [*rows, *(row for row in rest if "trial" not in row)],
-            "tuning.jsonl": [*trials, *(row for row in rest if "trial" in row)]
+            "rows.jsonl": [*rows, *(row for row in rest if "trial" not in row and not untested(row))],
+            "tuning.jsonl": [*trials, *(row for row in rest if "trial" in row or untested(row))]
             + [{key: value for key, value in failure.items() if key != "traceback"} for failure in failed_trials],
         }
         damaged = [line for line, row in self.read_lines if not row]
@@ -265,8 +284,27 @@ class Results:
 def terms(file: File) -> dict[str, Any]:
     """Returns what a study file states that must not change once there are results, with all defaults."""
     keys = ("reference", "metric", "margin", "alpha", "correction", "tune")
-    seeds = tuning_seeds(file.seeds, file.tune_seeds) if file.tune else []
-    return {**{key: getattr(file, key) for key in keys}, "tune_seeds": seeds}
+    seeds = file.seeds if isinstance(file.seeds, dict) else "a list"
+    return {**{key: getattr(file, key) for key in keys}, "seeds": seeds}
+
+
+def untested(row: Row) -> bool:
+    """Tells whether a result is of a trial that has not read the test set."""
+    return row.get("tested") is False
+
+
+def merged(rows: Iterable[Row | None]) -> dict[str, Row]:
+    """Returns the results among rows by hash: the last of each, but one that was tested before one that was not."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        if row and "error" not in row and not (row["hash"] in found and untested(row)):
+            found[row["hash"]] = row
+    return found
+
+
+def described(run: Run) -> Row:
+    """Returns what a row says of its place in the study, which its hash does not see: the same run may be in others."""
+    return {"axes": run.axes, **({"tuned": run.tuned, "tuned_edge": list(run.edge)} if run.tuned else {})}
 
 
 def parse(text: bytes) -> Row:
@@ -297,13 +335,13 @@ def parse(text: bytes) -> Row:
 def differences(row: Row, study: Study) -> str:
     """Names the keys in which a result differs from the nearest run of the plan."""
     old = flatten(row["config"])
-    runs = study.trials if "trial" in row else study.runs
+    runs = study.trials or study.runs
 
     def changed(run: Run) -> list[str]:
         new = flatten(run.config)
         return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
 
-    nearest = min(runs or study.runs, key=lambda run: len(changed(run)))
+    nearest = min(runs, key=lambda run: len(changed(run)))
     new = flatten(nearest.config)
     keys = [f"{key}: {old.get(key)} there, {new.get(key)} here" for key in changed(nearest)[:3]]
     return "; ".join(keys) or "the file of its scheme changed"

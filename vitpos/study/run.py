@@ -32,9 +32,8 @@ from vitpos.lock import hold
 from vitpos.portraits import probes
 from vitpos.positions import text as texts
 from vitpos.provenance import commit, sources
-from vitpos.study.plan import FORMAT, Run
-from vitpos.study.results import Row, parse, unwritable, write
-from vitpos.study.tuning import METRIC
+from vitpos.study.plan import CHOSEN_BY, FORMAT, Run
+from vitpos.study.results import Results, Row, described, parse, untested, unwritable, write
 from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import History, amplitude, scheme_of
 from vitpos.train.cli import VitposCLI, listed
@@ -72,7 +71,7 @@ def prepare(run: Run, folder: Path, *, prefix: str = "", checkpoint: Path | None
     every, epochs = cli.trainer.check_val_every_n_epoch, cli.trainer.max_epochs or 0
     if run.trial and every and epochs > 0 and epochs % every:
         raise VitposError(
-            f"tuning chooses by {METRIC} of the last epoch, but trainer.check_val_every_n_epoch {every} does not "
+            f"tuning chooses by {CHOSEN_BY} of the last epoch, but trainer.check_val_every_n_epoch {every} does not "
             f"validate the last of trainer.max_epochs {epochs}"
         )
     cli.datamodule.prepare_data()
@@ -134,7 +133,9 @@ def fail(run: Run, folder: Path, error: str, trace: str = "") -> str:
 
 
 def train(run: Run, folder: Path, prefix: str) -> Row:
-    """Trains and, unless it is a trial, tests, and makes the row.
+    """Trains and, unless it is a trial that was not chosen, tests, and makes the row.
+
+    A trial that was chosen goes on from the checkpoint after its last epoch, so that nothing is left to train.
 
     Raises:
         VitposError: Training was cut short or went to a loss that is not finite, or a trial has no validation accuracy
@@ -151,25 +152,26 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     if cut_short(trainer):
         raise VitposError(f"trainer.max_time ended training after {len(history.rows)} epochs: it is not finished")
     metrics = {key: value for key, value in history.rows[-1].items() if "/" in key}
-    if run.trial:
-        if METRIC not in metrics:
-            raise VitposError(
-                f"tuning chooses by {METRIC}, and this run has none of its last epoch "
-                "(trainer.limit_val_batches 0, or max_steps?)"
-            )
-        outcome: Row = {"trial": run.trial}
-    else:
-        outcome = {"tuned": run.tuned, "tuned_edge": list(run.edge)} if run.tuned else {}
+    if run.trial and CHOSEN_BY not in metrics:
+        raise VitposError(
+            f"tuning chooses by {CHOSEN_BY}, and this run has none of its last epoch "
+            "(trainer.limit_val_batches 0, or max_steps?)"
+        )
+    outcome: Row = {"tested": False}
+    if run.test:
         trainer.test(model, datamodule=data, verbose=False)
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items()}
-        outcome |= answers(model, data)
+        outcome = answers(model, data)
     diverged = [f"{key} {value}" for key, value in metrics.items() if not math.isfinite(value)]
     if diverged:
         raise VitposError(f"the loss is not finite after training ({', '.join(diverged)})")
+    before = Results(folder).read(folder / "result.json") if last else None
+    if before and before["hash"] == run.hash and untested(before):  # a trial that was chosen, trained before
+        return {**{k: v for k, v in before.items() if k != "tested"}, **described(run), "metrics": metrics, **outcome}
     row = {
         "format": FORMAT,
         "hash": run.hash,
-        "axes": run.axes,
+        **described(run),
         "seed": run.seed,
         "config": run.config,
         **({} if run.files is None else {"files": run.files}),
@@ -189,7 +191,7 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     for logger in trainer.loggers:
         # a name of their own, off the curves; in this order, since TensorBoard's table shows the first five: test first
         final = {f"final/{key}": metrics[key] for key in sorted(metrics)}
-        given = {"seed": run.seed, **run.axes, **run.trial, **(run.tuned or {})}
+        given = {"seed": run.seed, **run.axes, **run.trial}
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(given, final, step=len(history.rows))
         else:

@@ -21,7 +21,7 @@ EVALUATION = 1 / 3
 
 
 def estimate(study: Study, results: Results) -> tuple[float, str]:
-    """Estimates the seconds of one run, the mean over all that are planned, trials among them.
+    """Estimates the seconds of one run, the mean over all that are planned, or where the study tunes, of its trials.
 
     For a variant without a finished run it takes the mean of those that differ in their position alone, else of all.
     Where there are none at all, one position is measured at each point of the other axes.
@@ -38,7 +38,7 @@ def estimate(study: Study, results: Results) -> tuple[float, str]:
         VitposError: There is no row, and the data or a config is missing or wrong.
     """
     here = hardware("cuda" if torch.cuda.is_available() else "cpu").split(",")[0]  # without the threads
-    planned = [*study.runs, *study.trials]
+    planned = study.trials or study.runs
     known: dict[str, list[float]] = {}
     rows = [row for row in results.stored() if row["environment"]["hardware"].split(",")[0] == here]
     for row in rows:
