@@ -8,8 +8,10 @@ ruff check
 ruff format --check
 mypy
 lint-imports
+# a worker a core, one thread each: more threads would only wait for each other
+export OMP_NUM_THREADS=1
 if [ "${CI:-}" = true ]; then
-    pytest "$@"
+    pytest -n auto --dist loadfile "$@"
 else
-    pytest -m "not slow" "$@"
+    pytest -n auto --dist loadfile -m "not slow" "$@"
 fi

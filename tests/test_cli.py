@@ -118,6 +118,13 @@ def test_mistakes_in_the_config_name_the_file(refused, folder, text, expected):
     refused("fit", "--config", "mine.yaml", expected=[*expected, "(config: mine.yaml)"])
 
 
+def test_a_key_that_a_config_gives_twice_whatever_its_name(refused, folder):
+    for name in ("mine", "mine.json"):
+        (folder / name).write_text('{"model": {"lr": 1},\n"model": {"lr": 2}}')
+        for words in (["--config", name], ["-c", name], [f"--config={name}"]):
+            refused("fit", *words, expected=[f"{name} gives model twice: in line 1 and in line 2"])
+
+
 @pytest.mark.parametrize(
     ("model", "position", "expected"),
     [

@@ -1,5 +1,7 @@
 """Reading YAML: one value for one number, and no key twice."""
 
+import math
+
 import pytest
 
 from vitpos.cli import main
@@ -20,6 +22,8 @@ def read(tmp_path):
 @pytest.mark.parametrize(("text", "value"), [
     ("1e-3", 0.001), ("1E5", 1e5), ("+3e1", 30.0), ("-.5e2", -50.0), ("1.e3", 1000.0), ("1.0e-3", 0.001), ("10", 10),
     ("0.5", 0.5), ("1e", "1e"), ("e3", "e3"), ("00:00:10:00", "00:00:10:00"), ("'1e-3'", "1e-3"), ("1e-3x", "1e-3x"),
+    ("010", "010"), ("1:30", "1:30"), ("1:00:00:00", "1:00:00:00"), ("1_000", 1000), ("0x10", 16), ("-.inf", -math.inf),
+    ("0", 0), ("1.", 1.0), ("1_0.5", 10.5),
 ])  # fmt: skip
 def test_a_number_is_one_however_it_is_written(read, text, value):
     found = read(f"a: [{text}]")["a"][0]

@@ -166,8 +166,26 @@ def test_another_scheme_as_pos_embed_takes_effect():
     assert torch.equal(model(images()), other(images()))
 
 
+def test_another_scheme_as_pos_embed_is_known_to_the_state_dict():
+    model, other = vit("rope_axial"), vit("rope_1d")
+    model.pos_embed = vitpos.build("rope_1d(temperature=7)", model.pos_embed.geometry)
+    with pytest.raises(VitposError, match=r"rope_1d\(temperature=7\).*'rope_1d'"):
+        other.load_state_dict(model.state_dict(), strict=False)
+
+
 def test_compiled_before_anything_else():
     model = vit("rope_axial+cpe", **REGISTERS).train()
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, dynamic=False, backend="eager")
     for size in SIZES:
         torch.testing.assert_close(compiled(images(*size)), model(images(*size)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["cpe", "rope_axial", "irpe(on='qkv')"])
+def test_compiled_with_gradient_checkpointing_in_one_graph(text):
+    model = vit(text, **REGISTERS).train()
+    expected = gradients(model)
+    model.set_grad_checkpointing()
+    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
+    found = gradients(model, lambda x: compiled(x))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)

@@ -13,7 +13,6 @@ from vitpos.errors import VitposError
 from vitpos.hosts import ATTENTIONS, BLOCKS, MODELS, PositionedModel, training_grid
 from vitpos.positions.base import Geometry, PositionEmbedding, Sum, apart, build, parts
 from vitpos.positions.learned import Learned
-from vitpos.positions.record import label
 from vitpos.seam import Seam
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -54,7 +53,6 @@ def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | Non
         if existing == "keep":
             kept = _parts(host.pos_embed) if positioned else [] if table is None else [_learned(geometry, table)]
             built = _sum(geometry, kept, _parts(built))
-    label(built)
     weight = next(model.parameters())
     built.to(device=weight.device, dtype=weight.dtype).train(model.training)
     if existing == "drop" and getattr(host, "rope", None) is not None:
@@ -70,9 +68,9 @@ def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | Non
                 token.data += table.data[:, start : start + token.shape[1]]
                 start += token.shape[1]
     del host.pos_embed  # a parameter cannot be overwritten by a module
+    host.__class__ = MODELS[type(model)]
     host.pos_embed = built
     host.seam = seam = Seam()
-    host.__class__ = MODELS[type(model)]
     for layer, block in enumerate(host.blocks):
         block.__class__, block.attn.__class__ = BLOCKS[type(block)], ATTENTIONS[type(block.attn)]
         for part in (block, block.attn):

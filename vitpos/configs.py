@@ -13,12 +13,20 @@ SEEDS = 2**32  # numpy, and so Lightning, takes the seeds below
 
 
 class Loader(yaml.SafeLoader):
-    """Reads YAML as version 1.2 reads numbers: ``1e-3`` is one, not text."""
+    """Reads YAML as version 1.2 reads numbers: ``1e-3`` is one, ``1:30`` is text; so is ``010``, which was 8 before."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as in the base class)
+        first: [each for each in resolvers if not each[0].endswith((":int", ":float"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
+for _kind, _pattern in {
+    "int": r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$",
+    "float": r"[-+]?(\.[0-9_]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)$|[-+]?(\.[0-9]|[0-9][0-9_]*\.)[0-9_]*$"
+    r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$",
+}.items():
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list("-+.0123456789"))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -83,3 +91,25 @@ def check_seed(seed: object, where: str) -> None:
         raise VitposError(f"{where} should be a whole number, got {str(seed).lower()}")
     if not 0 <= seed < SEEDS:
         raise VitposError(f"{where} should be a whole number from 0 to {SEEDS - 1}, got {seed}")
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turns nested keys into dotted ones."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """Turns dotted keys into nested ones."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, last = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                raise VitposError(f"{key}={value!r} does not go with {group}={node!r}: one of the two keys is wrong")
+        node[last] = value
+    return tree

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vitpos.errors import VitposError
 from vitpos.positions.base import Grid, PositionEmbedding, parts
 from vitpos.positions.learned import Learned
-from vitpos.positions.record import accept
+from vitpos.positions.record import accept, label
 from vitpos.seam import Call, Seam
 
 
@@ -35,7 +35,10 @@ class PositionedBlock:
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Computes timm's forward of what the scheme makes of the tokens."""
         thread, call = self.seam.thread, self.seam.call(x)
-        before, thread.now = thread.now, call  # for the attention, also where this runs again
+        # For the attention, also where this runs again. Compiled, gradient checkpointing allows no such change.
+        before, eager = thread.now, not torch.compiler.is_compiling()
+        if eager:
+            thread.now = call
         try:
             if self.layer:  # the tokens of layer 0 are changed by the model
                 prefix = call.prefix
@@ -45,7 +48,8 @@ class PositionedBlock:
                 x = x if changed is patches else _joined(x[:, :prefix], changed, dim=1)
             return super().forward(x, *args, **kwargs)  # type: ignore[misc,no-any-return]
         finally:
-            thread.now = before
+            if eager:
+                thread.now = before
 
 
 class PositionedViTBlock(PositionedBlock, Block):
@@ -190,6 +194,12 @@ class PositionedModel:
 
     seam: Seam
     pos_embed: Any  # the PositionEmbedding; timm declares a parameter
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Gives a scheme that comes in place of another its record, so that the state dict knows it."""
+        if name == "pos_embed" and isinstance(value, PositionEmbedding):
+            label(value)
+        super().__setattr__(name, value)
 
     def _positions(self: Any, x: Tensor) -> tuple[Tensor, Grid]:
         """Begins a call: adds positions to the patch tokens, puts the prefix tokens in front, and gives the grid."""

@@ -171,6 +171,25 @@ class PreparesOnly(PositionEmbedding):
         return grid
 
 
+class PreparesOther(Distance):
+    def prepare(self, grid, device):
+        return self.distances(grid, device)
+
+    def bias(self, q, k, grid, layer, prepared=None):
+        return -self.slopes * (self.distances(grid, q.device) if prepared is None else prepared.sqrt())
+
+
+class PreparesInPlace(PreparesOther):
+    def bias(self, q, k, grid, layer, prepared=None):
+        distances = self.distances(grid, q.device) if prepared is None else prepared
+        return -self.slopes * distances.mul_(2)
+
+
+class PreparesForNobody(Distance):
+    def prepare(self, grid, device):
+        return self.distances(grid, device)
+
+
 class SilentValues(Distance):
     def values(self, attention, grid, layer):
         return attention @ torch.ones(attention.shape[-1], 12)

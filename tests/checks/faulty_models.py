@@ -165,3 +165,17 @@ class NeverResetWholeNumbers(Distance):
     def __init__(self, geometry):
         super().__init__(geometry)
         self.register_buffer("order", torch.arange(4))
+
+
+class WholeNumbersInABuffer(Distance):
+    def __init__(self, geometry):
+        super().__init__(geometry)
+        self.register_buffer("steps", torch.arange(20), persistent=False)
+
+    def reset_parameters(self):
+        super().reset_parameters()
+        if hasattr(self, "steps"):
+            self.steps.copy_(torch.arange(20))
+
+    def bias(self, q, k, grid, layer):
+        return -self.slopes * self.steps[self.distances(grid, q.device)]

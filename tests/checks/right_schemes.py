@@ -203,6 +203,24 @@ class BehindAGate(Distance):
         return x + (self.gates[layer] * self.table * place).to(x.dtype)
 
 
+class LastBlockAlone(PositionEmbedding):
+    """Learned, and used in the last block only, whose patches a class token does not see any more: right."""
+
+    def __init__(self, geometry):
+        super().__init__(geometry)
+        self.table = nn.Parameter(torch.empty(geometry.embed_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.normal_(self.table)
+
+    def tokens(self, x, grid, layer):
+        if layer < self.geometry.depth - 1:
+            return x
+        place = torch.arange(x.shape[1], device=x.device)[:, None]
+        return x + (self.table * place).to(x.dtype)
+
+
 class OnlyBuffers(PositionEmbedding):
     """Random and fixed, and not trained: right."""
 

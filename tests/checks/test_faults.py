@@ -30,7 +30,10 @@ from faulty_hooks import (
     NothingFromTokens,
     OneVectorTwiceTheScale,
     PlaceInTheValues,
+    PreparesForNobody,
+    PreparesInPlace,
     PreparesOnly,
+    PreparesOther,
     Promotes,
     QueriesOnly,
     Rotation,
@@ -70,6 +73,7 @@ from faulty_models import (
     StartsElsewhere,
     TableOnTheCPU,
     Unused,
+    WholeNumbersInABuffer,
     ZeroTimesZero,
 )
 from right_schemes import (
@@ -78,6 +82,7 @@ from right_schemes import (
     Convolution,
     Distance,
     FewNumbers,
+    LastBlockAlone,
     LooksBack,
     OneNumber,
     OneVector,
@@ -104,6 +109,9 @@ FAULTS = [
     (hooks.shapes, QueriesOnly, r"rotate: expected queries and keys, found \(3, 4, 24, 12\) float64"),
     (hooks.shapes, KeyAsArray, r"keys: expected \(3, 4, 24, 12\) float64, found list"),
     (hooks.shapes, MaskAsBias, r"bias: expected numbers to be added to the logits, found \(4, 24, 24\) bool"),
+    (hooks.prepared, PreparesOther, "grid 4 x 6, layer 0: bias with prepared=, and without: they differ by"),
+    (hooks.prepared, PreparesInPlace, "grid 4 x 6, layer 1: bias with prepared=, and without: they differ by"),
+    (hooks.prepared, PreparesForNobody, "layer 0: TypeError: .*unexpected keyword argument 'prepared'"),
     (hooks.untouched, InPlace, "layer 0: a hook changes its tokens in place"),
     (hooks.untouched, KeysInPlace, "layer 0: a hook changes its keys in place"),
     (hooks.rows_and_columns, WavesExchanged, "layer 0, tokens: rows and columns are exchanged"),
@@ -152,6 +160,7 @@ FAULTS = [
     (model.autocast, Overflows, "float16: output, and that of float32: they differ by nan"),
     (model.half_model, Float32Only, f"bfloat16: RuntimeError: expected .*{HERE}"),
     (model.state_dict, OutOfTheStateDict, r"output after load_state_dict \(torch\), and that of the saved"),
+    (model.moving_average, WholeNumbersInABuffer, "output of the average of equal models, and of these: they differ"),
     (model.copies, HoldsAFunction, r"Can't (get local|pickle)"),
     (model.copies, SharedByAll, "output of a deepcopy, and of its original: they differ"),
     (model.checkpointing, SharedByAll, "gradient of .* with checkpointing and without: they differ"),
@@ -163,11 +172,23 @@ FAULTS = [
     (exports.one_graph, AsksForASign, f"grid 4 x 6: .*[Dd]ata-dependent branching.*{HERE}"),
 ]  # fmt: skip
 TRAINED = (model.gradients, model.permutation, model.checkpointing, model.optimizer_groups, model.init_weights)
-RIGHT = [Distance, LooksBack, Turns, Waves, RowsAndColumns, Convolution, ByNumber, FewNumbers, OneNumber, BehindAGate]
-RIGHT += [OnlyBuffers, OneVector]
+RIGHT = [
+    Distance,
+    LooksBack,
+    Turns,
+    Waves,
+    RowsAndColumns,
+    Convolution,
+    ByNumber,
+    FewNumbers,
+    OneNumber,
+    BehindAGate,
+    LastBlockAlone,
+]
+RIGHT += [LastBlockAlone, OnlyBuffers, OneVector]
 # What these look at is made by attach out of any scheme.
 OF_THE_HOST = {
-    *(model.fused_attention, model.moving_average, model.intermediates, model.input_size),
+    *(model.fused_attention, model.intermediates, model.input_size),
     *(model.optimizer_groups, model.attach_and_detach),
 }
 

@@ -74,7 +74,7 @@ def test_grey_of_12_bits():
     ],
 )
 def test_modes_of_unknown_range_are_refused(image, suffix, words):
-    with pytest.raises(ValueError, match=rf"^{words} \(Pillow's mode '[IF]'\), .* save it with 8 or 16 bits$"):
+    with pytest.raises(ValueError, match=rf"^{words} \(Pillow's mode '[IF]'\), .* save it unsigned with 8 or 16 bits$"):
         decode(file(image, suffix))
 
 
@@ -137,6 +137,50 @@ def test_damaged_exif_data_leaves_the_image_as_stored(suffix, exif):
     assert (shown(Image.fromarray(SHADES).convert("RGB"), suffix, exif=b"Exif\0\0" + exif, **options) == SHADES).all()
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "P", "I;16", "CMYK"])
+def test_tiff_by_its_name_is_turned_upright(mode, orientation, tmp_path):
+    stored = Image.fromarray(SHADES * np.uint16(257)) if mode == "I;16" else Image.fromarray(SHADES).convert(mode)
+    path = tmp_path / "x.tiff"
+    path.write_bytes(file(stored, "tiff", tiffinfo={274: orientation}).getvalue())  # uncompressed
+    exif = (upright := Image.fromarray(SHADES)).getexif()
+    exif[274] = orientation
+    assert (decode(path).pixels == np.asarray(ImageOps.exif_transpose(upright))).all()
+
+
+def tiff(samples, kind, planes):
+    """Writes what Pillow reads and does not write: a TIFF of the dtype of samples (H, W, C), which are of a kind."""
+    height, width, channels = samples.shape
+    samples = samples.transpose(2, 0, 1) if planes == 2 else samples
+    strips = channels if planes == 2 else 1
+    bits = samples.dtype.itemsize * 8
+    first = 8 + 2 + 11 * 12 + 4
+    far = {258: [bits] * channels, 273: [0] * strips, 279: [samples.nbytes // strips] * strips, 339: [kind] * channels}
+    start = first + sum(4 * len(values) for values in far.values())
+    far[273] = [start + i * (samples.nbytes // strips) for i in range(strips)]
+    one = {256: width, 257: height, 259: 1, 262: 2 if channels == 3 else 1, 277: channels, 278: height, 284: planes}
+    entries, tail = b"", b""
+    for tag in sorted({**one, **far}):
+        values = far.get(tag, [one.get(tag)])
+        packed = struct.pack(f"<{len(values)}I", *values)
+        if len(values) > 1:
+            tail, packed = tail + packed, struct.pack("<I", first + len(tail))
+        entries += struct.pack("<HHI", tag, 4, len(values)) + packed
+    tail = tail.ljust(start - first, b"\0")
+    return io.BytesIO(b"II*\0" + struct.pack("<IH", 8, 11) + entries + bytes(4) + tail + samples.tobytes())
+
+
+def test_tiff_that_pillow_misreads_is_refused():
+    colours = np.repeat(SHADES[..., None], 3, axis=-1)
+    assert (decode(tiff(colours, 1, 1)).pixels == SHADES).all()
+    assert (decode(tiff(colours, 1, 2)).pixels == SHADES).all()
+    assert (decode(tiff(colours * np.uint16(257), 1, 1)).pixels == SHADES).all()
+    with pytest.raises(ValueError, match="interleaved"):
+        decode(tiff(colours * np.uint16(257), 1, 2))
+    with pytest.raises(ValueError, match="signed integers"):
+        decode(tiff(SHADES[..., None].view(np.int8), 2, 1))
+
+
 @pytest.mark.parametrize("suffix", ["gif", "png", "tiff", "webp"])
 def test_the_first_of_several_frames(suffix):
     one, two = Image.fromarray(SHADES).convert("RGB"), Image.new("RGB", (8, 6))
@@ -164,7 +208,7 @@ def test_each_format_is_read(name):
 def test_other_formats_are_not_opened_under_any_name(name, monkeypatch):
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript"))
     content = file(Image.new("L", (16, 16)) if name != "SPIDER" else Image.new("F", (16, 16)), name)
-    with pytest.raises(ValueError, match=r"^does not decode \(cannot identify image file"):
+    with pytest.raises(ValueError, match=r"^does not decode \(it is in none of the formats"):
         decode(content)
     assert not {".eps", ".ps", ".pdf", ".fits", ".wmf"} & suffixes()
 

@@ -240,3 +240,17 @@ def test_folders_beside_the_parts_are_said(parted, caplog):
 def test_all_parts_have_one_size(parted):
     Image.new("RGB", (7, 5)).save(parted / "test" / "cat" / "3.png")
     refused(parted, r"test/cat/3\.png: 7x5, but \S+train/ant/\d+\.png is 6x5")
+
+
+def test_names_that_are_no_utf8_or_steer_a_terminal(classes, caplog):
+    (classes / "ant").rename(classes / "ant\udcff")
+    (classes / "cat" / "x.\x1b[31m").touch()
+    assert load("folder", classes).classes == ("ant\udcff", "cat")
+    assert load("folder", classes).classes == ("ant\udcff", "cat")
+    assert r"1 .\x1b[31m" in caplog.text
+
+
+def test_parts_without_class_folders_are_refused(classes):
+    (classes / "ant").rename(classes / "train")
+    (classes / "cat").rename(classes / "test")
+    refused(classes, "train is a part, but has no class folders")

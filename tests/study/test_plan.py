@@ -63,6 +63,10 @@ def test_a_folder_of_images_is_known_by_its_place(study_file):
         ({"seeds": [-1]}, r"a seed of seeds should be a whole number from 0"),
         ({"seeds": []}, r"seeds needs a list of at least one value, got \[\]"),
         ({"seeds": [0, 1, 0]}, r"seeds names 0 twice"),
+        (
+            {"axes": {"position": ["none", "learned(scale=1e-3)", "learned( scale=0.001)"]}, "reference": "none"},
+            r"one scheme twice, as 'learned\(scale=1e-3\)' and as 'learned\( scale=0.001\)'",
+        ),
         ({"axes": {"model.lr": [1]}}, r"axes need 'position' among them, got model.lr"),
         ({"axes": {"position": "none"}}, r"position needs a list of at least one value, got 'none'"),
         ({"axes": {"position": ["learned"], "data.root": ["a", "b"]}}, r"data.root cannot be an axis: it says where"),
@@ -77,7 +81,7 @@ def test_a_folder_of_images_is_known_by_its_place(study_file):
         ({"tune": {"model.lr": [1]}, "metric": "val/accuracy"}, r"metric cannot be val/accuracy where tune chooses by"),
         ({"correction": 1}, r"correction must be str, got 1"),
         ({"margin": "big"}, r"margin must be float, got 'big'"),
-        ({"alpha": 2}, r"alpha"),
+        ({"alpha": 2}, r"small.yaml: .*alpha is 2"),
         ({"base": "nowhere.yaml"}, r"cannot read .*nowhere.yaml: No such file"),
     ],
 )

@@ -1,6 +1,7 @@
 """Results on disk: what counts as done, what is kept, what is refused."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -186,3 +187,12 @@ def test_a_study_file_names_nothing_that_steers_a_terminal(study_file, tmp_path,
     assert said in error
     assert error[:-1].isprintable()
     assert len(error) < 2500
+
+
+def test_what_is_no_regular_file_is_never_waited_for(tmp_path, capsys):
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    for name in ("rows.jsonl", "tuning.jsonl", "study.yaml"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "runs" / "x" / "result.json").symlink_to("/dev/zero")
+    assert Results(tmp_path).stored() == []
+    assert capsys.readouterr().err.count("\n") == 1

@@ -22,7 +22,13 @@ WORKS = ""
 # Each flag of the Trainer with values, and what the line says where one is refused.
 FLAGS = {
     "accelerator": [("tpu", "torch_xla")],
-    "strategy": [("ddp", WORKS), ("fsdp", "requires a GPU"), ("deepspeed", "installed"), ("odd", "invalid strategy")],
+    "strategy": [
+        ("ddp", WORKS),
+        ("fsdp", "requires a GPU"),
+        ("deepspeed", "installed"),
+        ("odd", "invalid strategy"),
+        ("ddp_spawn", "a run is one process"),
+    ],
     "devices": [("[0]", "should be an int > 0"), ("2", "a run takes one device"), ("auto", "a run takes one device")],
     "num_nodes": [("2", "a run takes one machine, got trainer.num_nodes=2")],
     "precision": [("bf16-true", WORKS), ("32-true", WORKS), ("64-true", WORKS), ("16-mixed", WORKS)],
@@ -39,7 +45,12 @@ FLAGS = {
     "limit_test_batches": [("1", WORKS)],
     "limit_predict_batches": [("1", WORKS)],
     "overfit_batches": [("1", WORKS), ("0.5", "Please increase")],
-    "val_check_interval": [("5", "must be less than or equal"), ("0.5", WORKS)],
+    "val_check_interval": [
+        ("0", "it must be above 0"),
+        ("0.0", "it must be above 0"),
+        ("5", "must be less than or equal"),
+        ("0.5", WORKS),
+    ],
     "check_val_every_n_epoch": [("0", "must be at least 1"), ("2", WORKS)],
     "num_sanity_val_steps": [("1", WORKS)],
     "log_every_n_steps": [("2", WORKS), ("0", WORKS)],
@@ -206,6 +217,9 @@ def test_training_of_so_many_steps(fit):
     assert "epoch 1/2" in printed
     assert "epoch 2/2" in printed
     assert rows()[-1]["lr"] == pytest.approx(0, abs=1e-12)
+    printed = fit("--trainer.max_epochs=9", "--trainer.max_steps=2", "--trainer.limit_train_batches=3",
+                  "--trainer.accumulate_grad_batches=2", "--trainer.default_root_dir=y")  # fmt: skip
+    assert "epoch 1/1" in printed
 
 
 def test_overfitting_sees_the_same_images_in_each_epoch(fit, monkeypatch):
@@ -303,3 +317,14 @@ def test_a_cluster_allocation_of_several_tasks_is_one_run(fit, monkeypatch):
     for name, value in {"NTASKS": "4", "JOB_ID": "7", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     fit("--trainer.max_steps=1")
+
+
+def test_what_early_stopping_ended_does_not_go_on(fit):
+    words = ("--trainer.max_epochs=5", "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss",
+             "--trainer.callbacks.min_delta=9", "--trainer.callbacks.patience=1")  # fmt: skip
+    fit(*words)
+    before = rows()
+    assert len(before) == 2
+    assert "nothing left to do" in (printed := fit(*words, "--ckpt_path=last"))
+    assert "EarlyStopping" in printed
+    assert rows() == before

@@ -30,6 +30,7 @@ Check = Callable[[str], None]
 FAST: tuple[Check, ...] = (
     hooks.defined,
     hooks.shapes,
+    hooks.prepared,
     hooks.global_state,
     hooks.untouched,
     hooks.by_offset,
@@ -59,7 +60,7 @@ FAST: tuple[Check, ...] = (
     export.one_graph,
 )
 SLOW: tuple[Check, ...] = (export.inductor, export.onnx)
-_GROUND = (hooks.defined, hooks.shapes)  # where one fails, most others do too
+_GROUND = (hooks.defined, hooks.shapes, hooks.prepared)  # where one fails, most others do too
 
 _PACKAGE = Path(__file__).parent.parent
 # Where an error's lines are not the scheme's own.

@@ -34,6 +34,7 @@ from vitpos.checks.ground import (
 )
 from vitpos.positions import Geometry, PositionEmbedding, build, options, parse
 from vitpos.positions.base import Grid, parts
+from vitpos.positions.scheme import given as shared
 
 GRIDS = (GRID, (6, 4), (3, 9), (1, 7), (5, 1), (1, 1))
 # Of torch, each with its getter and setter.
@@ -103,6 +104,30 @@ def _shapes(scheme: PositionEmbedding, grid: Grid, dtype: torch.dtype, layer: in
 
 def _kind(value: object) -> str:
     return f"{tuple(value.shape)} {short(value.dtype)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def prepared(text: str) -> None:
+    """The hooks compute the same with what `prepare` computed for all blocks of a forward as without it."""
+    scheme = awake(build(text, GEOMETRY).eval())
+    if not overrides(scheme, "prepare"):
+        raise SkippedError("it has no prepare")
+    for grid in GRIDS:
+        alone, ready = copy.deepcopy(scheme), scheme.prepare(grid, torch.device("cpu"))
+        x, q, k = torch.randn(BATCH, math.prod(grid), WIDTH), queries(grid), queries(grid, seed=1)
+        attention = (q @ k.mT).softmax(dim=-1)
+        given = {"tokens": (x,), "rotate": (q, k), "bias": (q, k), "weights": (attention,), "values": (attention,)}
+        for layer in range(DEPTH):
+            for name, tensors in given.items():
+                if name in ("weights", "values") and not scheme.uses_attention:
+                    continue
+                with case(f"grid {by(grid)}, layer {layer}"):
+                    found = getattr(scheme, name)(*tensors, grid, layer, **shared(scheme, name, ready))
+                    expected = getattr(alone, name)(*tensors, grid, layer)
+                    require((found is None) == (expected is None), f"{name} is None either with prepared= or without")
+                    pairs = zip(found, expected, strict=True) if name == "rotate" else [(found, expected)]
+                    for one, other in pairs if found is not None else ():
+                        one, other = (t.clamp(min=-1e4) for t in (one, other))  # of a bias that is -inf
+                        close(one, other, f"{name} with prepared=, and without", atol=1e-5)
 
 
 def untouched(text: str) -> None:

@@ -40,14 +40,16 @@ def stamp(files: Iterable[Path]) -> str:
         state = file.stat()
         times = f"{state.st_mtime_ns}\0{state.st_ctime_ns}"
         # not resolved: a link to a class folder names the class
-        total.update(f"{file.absolute()}\0{state.st_dev}\0{state.st_ino}\0{state.st_size}\0{times}\0".encode())
+        total.update(
+            os.fsencode(file.absolute()) + f"\0{state.st_dev}\0{state.st_ino}\0{state.st_size}\0{times}\0".encode()
+        )
     return total.hexdigest()
 
 
 def path_for(kind: str, files: Iterable[Path]) -> Path:
     """The cache file of a source; it depends on the paths alone, so that a changed source replaces its old file."""
-    paths = "\0".join(str(file.absolute()) for file in files)
-    return folder() / f"{kind}-{hashlib.blake2b(paths.encode(), digest_size=8).hexdigest()}.npz"
+    paths = b"\0".join(os.fsencode(file.absolute()) for file in files)
+    return folder() / f"{kind}-{hashlib.blake2b(paths, digest_size=8).hexdigest()}.npz"
 
 
 def read(path: Path, stamp: str) -> Images | None:
@@ -61,7 +63,7 @@ def read(path: Path, stamp: str) -> Images | None:
             name, fingerprint = str(arrays["name"]), str(arrays["fingerprint"])
             once, again = map(int, arrays["repeated"])
             return Images(name, tuple(map(str, arrays["classes"])), fingerprint, train, val, test, (once, again))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # whatever damage does to a zip file of arrays, the source is still there
         _log.warning("ignoring the damaged cache %s (%s)", path, error)

@@ -1,11 +1,12 @@
 """One image file as 8-bit RGB pixels, or a reason why it is none."""
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitpos.data.images import Array
 
@@ -13,6 +14,7 @@ from vitpos.data.images import Array
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "SGI", "ICO", "TGA")
 BACKDROP = 128  # grey, on which neither a black nor a white shape vanishes
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+_PLANES, _APART, _SAMPLES, _SIGNED = 284, 2, 339, 2
 
 
 class Decoded(NamedTuple):
@@ -47,18 +49,27 @@ def decode(file: Path | BinaryIO, formats: tuple[str, ...] = FORMATS) -> Decoded
     """
     try:
         # What warns, such as damaged EXIF data, does not concern the pixels: where those are damaged, it raises.
-        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=formats) as opened:
+        # Pillow maps what it opens by name into memory, and shears a TIFF that is to be turned by 90 degrees.
+        stream = file.open("rb") if isinstance(file, Path) else nullcontext(file)
+        with warnings.catch_warnings(action="ignore"), stream as data, Image.open(data, formats=formats) as opened:
+            tags = dict(getattr(opened, "tag_v2", {}))
+            if tags.get(_PLANES) == _APART and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:
+                raise OSError("16-bit channels one after the other, which Pillow misreads; save it interleaved")
             image = _upright(opened)
             frames = getattr(opened, "is_animated", False) and opened.format != "MPO"  # its second one is a preview
             deep = image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM")
             if deep:
-                image = _eight_bits(image, dict(getattr(opened, "tag_v2", {})))
-            if image.mode not in ("I", "F"):
+                image = _eight_bits(image, tags)
+            if image.mode not in ("I", "F") and _SIGNED not in tags.get(_SAMPLES, ()):
                 return Decoded(_rgb(image), deep, frames)
+    except UnidentifiedImageError as error:  # whose own words name an object of Python
+        raise ValueError("does not decode (it is in none of the formats that are read)") from error
     except Exception as error:  # decoders raise what they like for a damaged file
         raise ValueError(f"does not decode ({' '.join(str(error).split()) or type(error).__name__})") from error
-    kind = {"I": "32-bit or signed integers", "F": "floats"}[image.mode]
-    raise ValueError(f"holds {kind} (Pillow's mode {image.mode!r}), of unknown range; save it with 8 or 16 bits")
+    kind = "floats" if image.mode == "F" else "32-bit or signed integers"
+    raise ValueError(
+        f"holds {kind} (Pillow's mode {image.mode!r}), of unknown range; save it unsigned with 8 or 16 bits"
+    )
 
 
 def _upright(image: Image.Image) -> Image.Image:

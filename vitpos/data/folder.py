@@ -66,6 +66,8 @@ def _parts(root: Path) -> tuple[dict[str, Path], Counter[str]]:
         part = next((part for part, names in _NAMES.items() if folder.name.lower() in names), "")
         (found[part] if part else others).append(folder)
     if not any(_folders(folder) for folder in found["train"]):  # one may be a class of trains
+        if not others and all(found[part] for part in ("train", "test")):
+            raise VitposError(f"folder: {found['train'][0]} is a part, but has no class folders; each part needs them")
         return {"train": root}, Counter()
     for part, folders in found.items():
         if len(folders) > 1:

@@ -11,9 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vitpos.errors import visible
+
 Array = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
-say = lru_cache(logging.getLogger(__name__).warning)  # a line once a process: a study loads the same data for each run
+
+
+@lru_cache
+def say(line: str) -> None:
+    """Logs a line once a process, since a study loads the same data for each run; names in it come from files."""
+    logging.getLogger(__name__).warning(visible(line))
 
 
 class Raw(NamedTuple):

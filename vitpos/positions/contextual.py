@@ -20,6 +20,8 @@ from vitpos.positions.base import (
     register,
 )
 
+Places = tuple[Tensor, Tensor | None]
+
 
 class Contextual(PositionEmbedding, ABC):
     """Gives every offset between two patches a learned vector of head_dim channels, and lets the content weigh it.
@@ -38,9 +40,6 @@ class Contextual(PositionEmbedding, ABC):
     and columns are apart, a query meets rows + columns places, and a product with zeros and ones spreads the results
     over the keys; where they are joint, it meets N, and the vectors are (N, N, d).
     """
-
-    index: Tensor
-    spread: Tensor | None
 
     def __init__(
         self,
@@ -75,19 +74,12 @@ class Contextual(PositionEmbedding, ABC):
         vectors = sizes[0] * sizes[1] if joint else sizes[0] + sizes[1]
         shape = (geometry.depth, vectors, heads, geometry.head_dim)
         self.tables = nn.ParameterDict({part: nn.Parameter(empty(shape)) for part in self.on})
-        index, spread = self.places(geometry.grid)
-        self.register_buffer("index", index, persistent=False)
-        self.register_buffer("spread", spread, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the vectors anew and computes the places of the training grid."""
+        """Draws the vectors anew."""
         for table in self.tables.values():
             nn.init.normal_(table, std=self.std)
-        index, spread = self.places(self.geometry.grid, self.index.device)
-        self.index.copy_(index)
-        if self.spread is not None and spread is not None:
-            self.spread.copy_(spread)
 
     @abstractmethod
     def numbers(self, offsets: Tensor, axis: int) -> Tensor:
@@ -101,7 +93,11 @@ class Contextual(PositionEmbedding, ABC):
             Numbers from 0 to below ``sizes[axis]``, int64, of the same shape.
         """
 
-    def places(self, grid: Grid, device: torch.device | None = None) -> tuple[Tensor, Tensor | None]:
+    def prepare(self, grid: Grid, device: torch.device) -> Places:
+        """Gives `places`. No buffer holds them, for averages of weights round what they find there."""
+        return self.places(grid, device)
+
+    def places(self, grid: Grid, device: torch.device | None = None) -> Places:
         """Says which vectors each query takes, and how its products with them spread over the keys.
 
         Returns:
@@ -118,11 +114,12 @@ class Contextual(PositionEmbedding, ABC):
         of_row = torch.eye(rows, device=device).repeat_interleave(columns, 1)
         return index, torch.cat([of_row, torch.eye(columns, device=device).repeat(1, rows)])
 
-    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor | None:
+    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Places | None = None) -> Tensor | None:
         """Gives the products of queries and of keys with the vectors, (B, heads, N, N), or None for ``on="v"``."""
-        terms = [self._products("k", q, grid, layer)] if "k" in self.on else []
+        places = self.places(grid, q.device) if prepared is None else prepared
+        terms = [self._products("k", q, places, layer)] if "k" in self.on else []
         if "q" in self.on:
-            terms.append(self._products("q", k, grid, layer).transpose(-2, -1))
+            terms.append(self._products("q", k, places, layer).transpose(-2, -1))
         return sum(terms[1:], terms[0]) if terms else None
 
     @property
@@ -130,22 +127,24 @@ class Contextual(PositionEmbedding, ABC):
         """Whether the scheme acts on the values."""
         return "v" in self.on
 
-    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+    def values(self, attention: Tensor, grid: Grid, layer: int, prepared: Places | None = None) -> Tensor:
         """Gives the vectors' means under the attention, (B, heads, N, head_dim)."""
-        vectors, spread = self._vectors("v", grid, layer, 1.0, attention)
+        places = self.places(grid, attention.device) if prepared is None else prepared
+        vectors, spread = self._vectors("v", places, layer, 1.0, attention)
         weights = attention if spread is None else attention @ spread.t()
         return torch.einsum("bhim,imhd->bhid", weights, vectors)
 
-    def _products(self, part: str, x: Tensor, grid: Grid, layer: int) -> Tensor:
+    def _products(self, part: str, x: Tensor, places: Places, layer: int) -> Tensor:
         """Gives ``x_i . r[i, j] / sqrt(d)``, (B, heads, N, N)."""
-        vectors, spread = self._vectors(part, grid, layer, 1 / math.sqrt(self.geometry.head_dim), x)
+        vectors, spread = self._vectors(part, places, layer, 1 / math.sqrt(self.geometry.head_dim), x)
         products = torch.einsum("bhid,imhd->bhim", x, vectors)
         return products if spread is None else products @ spread
 
-    def _vectors(self, part: str, grid: Grid, layer: int, factor: float, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _vectors(
+        self, part: str, places: Places, layer: int, factor: float, like: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """Gives the vectors of each query times a factor, (N, M, heads or 1, head_dim), and how they spread."""
-        at_home = self.home(grid)
-        index, spread = (self.index, self.spread) if at_home else self.places(grid, like.device)
+        index, spread = places
         table = self.tables[part][layer] * factor
         # embedding(), for its backward is much faster than that of indexing.
         vectors = F.embedding(index, table.flatten(1)).view(*index.shape, *table.shape[1:])
@@ -278,15 +277,15 @@ class IRPE(Contextual):
         self.prefix = nn.ParameterDict({part: nn.Parameter(torch.randn(shape) * self.std) for part in parts})
 
     def reset_parameters(self) -> None:
-        """Draws the vectors anew and computes the places of the training grid."""
+        """Draws the vectors anew."""
         super().reset_parameters()
         for vectors in getattr(self, "prefix", {}).values():  # not there yet when the constructor above calls
             nn.init.normal_(vectors, std=self.std)
 
-    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor | None:
+    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Places | None = None) -> Tensor | None:
         """Gives the products of queries and of keys with the vectors, those of the prefix tokens first."""
         skip = q.shape[2] - grid[0] * grid[1] if self.sees_prefix else 0
-        bias = super().bias(q[:, :, skip:], k[:, :, skip:], grid, layer)
+        bias = super().bias(q[:, :, skip:], k[:, :, skip:], grid, layer, prepared)
         if bias is None or not skip:
             return bias
         bias, outside = F.pad(bias, (skip, 0, skip, 0)), self._outside(q, skip)
@@ -297,10 +296,10 @@ class IRPE(Contextual):
                 bias = bias + outside * (products if part == "k" else products.transpose(-2, -1))
         return bias
 
-    def values(self, attention: Tensor, grid: Grid, layer: int) -> Tensor:
+    def values(self, attention: Tensor, grid: Grid, layer: int, prepared: Places | None = None) -> Tensor:
         """Gives the vectors' means under the attention, those of the prefix tokens first."""
         skip = attention.shape[2] - grid[0] * grid[1] if self.sees_prefix else 0
-        values = super().values(attention[:, :, skip:, skip:], grid, layer)
+        values = super().values(attention[:, :, skip:, skip:], grid, layer, prepared)
         if not skip:
             return values
         share = (attention * self._outside(attention, skip)).sum(-1, keepdim=True)
@@ -316,7 +315,8 @@ class IRPE(Contextual):
     def numbers(self, offsets: Tensor, axis: int) -> Tensor:
         """Gives the buckets, counted from 0."""
         alpha, farthest = self.beta / 2, int(self.beta)
-        distance = offsets.abs().double()
+        # Exact at the steps of the rounding, but on Apple's GPUs, which have no float64.
+        distance = offsets.abs().to(torch.float32 if offsets.device.type == "mps" else torch.float64)
         far = alpha + (distance.clamp(min=alpha) / alpha).log() / math.log(8) * (self.beta - alpha)
         bucket = torch.where(distance <= alpha, distance, far.round().clamp(max=farthest)).long()
         return farthest - offsets.sign() * bucket

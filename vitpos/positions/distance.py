@@ -19,6 +19,8 @@ BEGIN = {
     45: (2, 5, 3, 0, 1, 6, 4, 7),
 }
 
+_FAR = -1e30  # stands for -inf in a buffer, for the moving average of two of those is NaN
+
 
 class Distance(PositionEmbedding):
     """What the fixed biases share: minus the head's slope times the Euclidean distance of the two patches.
@@ -47,11 +49,14 @@ class Distance(PositionEmbedding):
     def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor:
         """Gives the biases of the heads, (heads, N, N); for another grid than that of training they are computed."""
         layer %= len(self.heads)
-        return self.table[layer] if self.home(grid) else self._compute(grid, layer, q.device)
+        if not self.home(grid):
+            return self._compute(grid, layer, q.device)
+        return self.table[layer].masked_fill(self.table[layer] < _FAR / 2, float("-inf"))
 
     def _tables(self, device: torch.device | None = None) -> Tensor:
         """Computes the biases of the training grid in all layers that differ, (layers, heads, N, N)."""
-        return torch.stack([self._compute(self.geometry.grid, layer, device) for layer in range(len(self.heads))])
+        tables = [self._compute(self.geometry.grid, layer, device) for layer in range(len(self.heads))]
+        return torch.stack(tables).clamp(min=_FAR)
 
     def _compute(self, grid: Grid, layer: int, device: torch.device | None) -> Tensor:
         """Computes the biases of a grid in a layer, (heads, N, N), in float32."""

@@ -18,16 +18,9 @@ class RelativeBias(PositionEmbedding, ABC):
     BEiT and timm's ``gen_relative_position_index``.
     """
 
-    index: Tensor
-
-    def __init__(self, geometry: Geometry) -> None:
-        """Computes which number each pair of patches of the training grid takes."""
-        super().__init__(geometry)
-        self.register_buffer("index", self.places(geometry.grid), persistent=False)
-
-    def reset_parameters(self) -> None:
-        """Computes the index anew (after ``to_empty``, say: it is in no state dict)."""
-        self.index.copy_(self.places(self.geometry.grid, self.index.device))
+    def prepare(self, grid: Grid, device: torch.device) -> Tensor:
+        """Gives `places`. No buffer holds them, for averages of weights round what they find there."""
+        return self.places(grid, device)
 
     def places(self, grid: Grid, device: torch.device | None = None) -> Tensor:
         """Says which number each pair of patches takes, (N, N) of query and key, int64."""
@@ -35,9 +28,9 @@ class RelativeBias(PositionEmbedding, ABC):
         row, column = row - row.T + grid[0] - 1, column - column.T + grid[1] - 1
         return (row[:, None, :, None] * (2 * grid[1] - 1) + column[:, None]).reshape(2 * (grid[0] * grid[1],))
 
-    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int) -> Tensor:
+    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Tensor | None = None) -> Tensor:
         """Gives each pair of patches the numbers of its offset, (heads, N, N)."""
-        index = self.index if self.home(grid) else self.places(grid, q.device)
+        index = self.places(grid, q.device) if prepared is None else prepared
         # embedding(), for the backward of indexing adds in another order every time on some devices. Contiguous, for
         # the sum with the logits takes twice the time where the heads are innermost.
         return F.embedding(index, self.numbers(grid, layer, q.device)).permute(2, 0, 1).contiguous()
@@ -85,8 +78,7 @@ class TableBias(RelativeBias):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the table anew and computes the index of the training grid."""
-        super().reset_parameters()
+        """Draws the table anew."""
         nn.init.normal_(self.table, std=self.std)
 
     def numbers(self, grid: Grid, layer: int, device: torch.device) -> Tensor:
@@ -146,8 +138,7 @@ class LogCPB(RelativeBias):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weights anew and computes the index of the training grid."""
-        super().reset_parameters()
+        """Draws the weights anew."""
         nn.init.normal_(self.weight1, std=0.02)
         nn.init.zeros_(self.bias1)
         nn.init.normal_(self.weight2, std=0.02)

@@ -101,7 +101,7 @@ class PositionEmbedding(nn.Module):
         return all(type(side) is int for side in grid) and tuple(grid) == self.geometry.grid
 
     def init_non_persistent_buffers(self) -> None:
-        """Computes the buffers anew where they are in no state dict, as ``timm.models.reinit_non_persistent_buffers``.
+        """Computes the buffers anew where they are in no state dict, for timm's ``reinit_non_persistent_buffers``.
 
         So after ``load_state_dict(assign=True)`` of a model on device ``meta``.
         """

@@ -1,5 +1,6 @@
 """A study file: what is compared, stated before anything runs, and the runs that follow from it."""
 
+import ast
 import dataclasses
 import functools
 import hashlib
@@ -13,7 +14,7 @@ from typing import Any, get_type_hints
 
 from vitpos import paths
 from vitpos.analysis.terms import Terms
-from vitpos.configs import check_seed, read_yaml
+from vitpos.configs import check_seed, flatten, nest, read_yaml
 from vitpos.errors import VitposError, unknown
 from vitpos.rows import check_tree, check_value
 
@@ -239,21 +240,14 @@ def load(path: str | Path, seen: Sequence[tuple[dict[str, Any], str]] | None = N
         check_axes(file)
         check_tuning(file)
         runs, trials = expand(base, file, path.parent.resolve(), seen)
+        rule = {key: file.seeds[key] for key in ("start", "most")} if isinstance(file.seeds, dict) else {}
+        terms = (file.question, file.reference, file.metric, float(file.margin), file.alpha, file.correction)
+        comparison = Terms(path.stem, *terms, **rule)
     except VitposError as error:
         raise VitposError(f"{path}: {error}") from error
-    rule = {key: file.seeds[key] for key in ("start", "most")} if isinstance(file.seeds, dict) else {}
     return Study(
         path=path,
-        comparison=Terms(
-            path.stem,
-            file.question,
-            file.reference,
-            file.metric,
-            float(file.margin),
-            file.alpha,
-            file.correction,
-            **rule,
-        ),
+        comparison=comparison,
         runs=tuple(runs),
         axes=file.axes,
         tune=file.tune,
@@ -296,6 +290,18 @@ def check_axes(file: File) -> None:
     positions = [str(value) for value in file.axes["position"]]
     if file.reference not in positions:
         raise unknown("reference", file.reference, positions)
+    spelled: dict[str, str] = {}
+    for text in positions:
+        if (other := spelled.setdefault(spelling(text), text)) != text:
+            raise VitposError(f"axes.position names one scheme twice, as {other!r} and as {text!r}")
+
+
+def spelling(text: str) -> str:
+    """Writes a scheme's text in one way: ``a(x=1e-3)`` and ``a( x=0.001 )`` are one scheme."""
+    try:
+        return ast.unparse(ast.parse(text.strip(), mode="eval"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a class in a file, or a mistake that shows later
+        return text
 
 
 def check_seeds(seeds: list[int] | dict[str, Any]) -> None:
@@ -382,25 +388,3 @@ def fits(value: Any, kind: Any) -> bool:
     if kind == list[int] | dict[str, Any]:
         return isinstance(value, dict) or (isinstance(value, list) and all(type(item) is int for item in value))
     return isinstance(value, getattr(kind, "__origin__", kind))
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns nested keys into dotted ones."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
-
-
-def nest(flat: dict[str, Any]) -> dict[str, Any]:
-    """Turns dotted keys into nested ones."""
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *groups, last = key.split(".")
-        node = tree
-        for group in groups:
-            node = node.setdefault(group, {})
-            if not isinstance(node, dict):
-                raise VitposError(f"{key}={value!r} does not go with {group}={node!r}: one of the two keys is wrong")
-        node[last] = value
-    return tree

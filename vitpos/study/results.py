@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vitpos.configs import flatten
 from vitpos.errors import VitposError
 from vitpos.lock import hold
 from vitpos.rows import check_failure, check_row, wrong
-from vitpos.study.plan import FORMAT, File, Run, Study, flatten, identify, read
+from vitpos.study.plan import FORMAT, File, Run, Study, identify, read
 
 Row = dict[str, Any]
 CHOICE = ("tuned", "tuned_edge")
@@ -121,7 +122,8 @@ class Results:
             known = path.stat()
             state = known.st_ino, known.st_size, known.st_mtime_ns
             if path not in self.seen or self.seen[path][0] != state:
-                self.seen[path] = state, self.checked(path.read_bytes(), str(path))
+                content = path.read_bytes() if path.is_file() else b""  # a pipe or a device would never end
+                self.seen[path] = state, self.checked(content, str(path))
         except OSError:
             return None
         return self.seen[path][1]
@@ -144,7 +146,7 @@ class Results:
         """The lines of ``rows.jsonl`` and ``tuning.jsonl`` as they stand, with what they hold; None: nothing of use."""
         found = []
         for path in (self.folder / "rows.jsonl", self.folder / "tuning.jsonl"):
-            for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], 1):
+            for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], 1):
                 if line.strip():
                     found.append((line, self.checked(line, f"{path} line {number}")))
         return found
@@ -195,7 +197,7 @@ class Results:
             VitposError: Says which term changed, and how.
         """
         kept = self.folder / "study.yaml"
-        if not kept.exists() or not self.stored():
+        if not kept.is_file() or not self.stored():
             return
         old, new = terms(read(kept)), terms(read(study.path))
         for key in new:

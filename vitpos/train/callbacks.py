@@ -169,9 +169,9 @@ class EpochLines(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prints the epoch's line."""
         row, done = self.history.rows[-1], trainer.current_epoch + 1
-        epochs = trainer.max_epochs or done
-        if epochs < 0:  # max_steps alone says how long
-            epochs = math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / trainer.num_training_batches)
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)  # an epoch
+        ends = (trainer.max_epochs or done, math.ceil(trainer.max_steps / steps))
+        epochs = min(end for end in ends if end > 0)
         left = (time.perf_counter() - self.began) / (done - self.first) * (epochs - done)
         parts = [f"epoch {done}/{epochs}", f"loss {row['train/loss']:.3f}"]
         if "val/accuracy" in row:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
 
 from vitpos.errors import VitposError
 from vitpos.positions import text as scheme_text
@@ -190,6 +190,11 @@ def purge_step(checkpoint: Checkpoint | None, max_epochs: int | None, max_steps:
     epochs, _ = done(checkpoint)
     over = 0 <= max_steps <= checkpoint["global_step"] or 0 <= (max_epochs or -1) <= epochs
     return None if over else epochs + 1
+
+
+def stopped(callback: EarlyStopping) -> bool:
+    """Tells whether early stopping had ended the run when the checkpoint was written; Lightning would go on."""
+    return bool(callback.stopped_epoch) or 0 < callback.patience <= callback.wait_count
 
 
 def settle(checkpoint: Checkpoint) -> None:

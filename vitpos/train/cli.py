@@ -117,8 +117,10 @@ class VitposCLI(LightningCLI):
             VitposError: A mistake in the options or the config, or no checkpoint where one is needed.
         """
         try:
-            for word in args if isinstance(args, list) else ():
-                if (file := Path(word.rpartition("=")[2])).suffix in (".yaml", ".yml") and file.is_file():
+            for before, word in itertools.pairwise(["", *args] if isinstance(args, list) else ()):
+                option, _, value = word.rpartition("=")
+                config = (option or before) in ("--config", "-c")  # there whatever the file is called
+                if (file := expand(value)).is_file() and (config or file.suffix in (".yaml", ".yml")):
                     refuse_twice(file)
             super().parse_arguments(parser, args)
         except VitposError as error:
@@ -286,10 +288,10 @@ class VitposCLI(LightningCLI):
     def after_fit(self) -> None:
         """Says where the run lies."""
         if self.checkpoint is not None and self.checkpoint["global_step"] == self.trainer.global_step:
-            steps = self.trainer.global_step
-            print(
-                f"nothing left to do after {steps} steps; for more, raise --trainer.max_epochs or --trainer.max_steps"
-            )
+            way = "for more, raise --trainer.max_epochs or --trainer.max_steps"
+            if self.trainer.should_stop:
+                way = "EarlyStopping or trainer.max_time ended it"
+            print(f"nothing left to do after {self.trainer.global_step} steps; {way}")
             return
         if self._get(self.config, "trainer").fast_dev_run:
             print("a trial of the code (trainer.fast_dev_run): no checkpoint is kept, no curves")

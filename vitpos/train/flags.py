@@ -1,5 +1,6 @@
 """Flags of Lightning's Trainer that a run of vitpos cannot take as they are."""
 
+import re
 from typing import Any
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -28,6 +29,10 @@ def check_flags(config: Any) -> None:
     for flag, least in LEAST.items():
         if (value := config[flag]) is not None and not value >= least:  # written so that NaN fails too
             raise VitposError(f"trainer.{flag} is {value}; it must be at least {least}")
+    if config.val_check_interval == 0:
+        raise VitposError("trainer.val_check_interval is 0; it must be above 0 (trainer.limit_val_batches 0: never)")
+    if re.search("spawn|fork|notebook", str(config.strategy)):
+        raise VitposError(f"a run is one process, which trainer.strategy={config.strategy} would leave; leave it out")
     if config.barebones:
         raise VitposError("trainer.barebones cannot be used: it switches off the metrics that a run is there for")
 

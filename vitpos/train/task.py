@@ -196,6 +196,8 @@ class Classifier(L.LightningModule):
                 config.scheduler.step_update(self.global_step)
         if self._brought:
             self.trainer.accumulate_grad_batches = self._brought["accumulate"]
+            if any(map(checkpoints.stopped, self.trainer.early_stopping_callbacks)):
+                self.trainer.should_stop = True
             for name, parameter in self.named_parameters():
                 if (gradient := self._brought["gradients"].get(name)) is not None:
                     parameter.grad = gradient.to(parameter.device)
