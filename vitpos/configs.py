@@ -91,3 +91,25 @@ def check_seed(seed: object, where: str) -> None:
         raise VitposError(f"{where} should be a whole number, got {str(seed).lower()}")
     if not 0 <= seed < SEEDS:
         raise VitposError(f"{where} should be a whole number from 0 to {SEEDS - 1}, got {seed}")
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turns nested keys into dotted ones."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """Turns dotted keys into nested ones."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, last = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                raise VitposError(f"{key}={value!r} does not go with {group}={node!r}: one of the two keys is wrong")
+        node[last] = value
+    return tree

@@ -56,11 +56,13 @@ def test_sources_that_differ_are_named_with_their_runs(row):
     assert "`0011`: `a` seed 0, `a` seed 1, `b` seed 0, `b` seed 1" in line
     assert "`2233`: 6 runs of seeds 2, 3, 4" in line
     assert "unknown at commit `abc1234`: `a` seed 9" in line
+    assert line.endswith("Comparisons over several known states are not judged.")
 
 
 def test_rows_without_sources_are_told_apart_by_commit(row):
     (line,) = warnings([row("a", 0, 0.5, commit="aaa"), row("a", 1, 0.5, commit="bbb")])
     assert "unknown at commit `aaa`: `a` seed 0; unknown at commit `bbb`: `a` seed 1" in line
+    assert "not judged" not in line  # a caveat alone: other commits may train by the same code
 
 
 def test_a_change_half_way_and_a_change_that_no_commit_holds(row):

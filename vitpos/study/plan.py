@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 from vitpos import paths
 from vitpos.analysis.terms import Terms
-from vitpos.configs import check_seed, read_yaml
+from vitpos.configs import check_seed, flatten, nest, read_yaml
 from vitpos.errors import VitposError, unknown
 from vitpos.rows import check_tree, check_value
 
@@ -241,10 +241,8 @@ def load(path: str | Path, seen: Sequence[tuple[dict[str, Any], str]] | None = N
         check_tuning(file)
         runs, trials = expand(base, file, path.parent.resolve(), seen)
         rule = {key: file.seeds[key] for key in ("start", "most")} if isinstance(file.seeds, dict) else {}
-        margin = float(file.margin)
-        comparison = Terms(
-            path.stem, file.question, file.reference, file.metric, margin, file.alpha, file.correction, **rule
-        )
+        terms = (file.question, file.reference, file.metric, float(file.margin), file.alpha, file.correction)
+        comparison = Terms(path.stem, *terms, **rule)
     except VitposError as error:
         raise VitposError(f"{path}: {error}") from error
     return Study(
@@ -390,25 +388,3 @@ def fits(value: Any, kind: Any) -> bool:
     if kind == list[int] | dict[str, Any]:
         return isinstance(value, dict) or (isinstance(value, list) and all(type(item) is int for item in value))
     return isinstance(value, getattr(kind, "__origin__", kind))
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns nested keys into dotted ones."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
-
-
-def nest(flat: dict[str, Any]) -> dict[str, Any]:
-    """Turns dotted keys into nested ones."""
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *groups, last = key.split(".")
-        node = tree
-        for group in groups:
-            node = node.setdefault(group, {})
-            if not isinstance(node, dict):
-                raise VitposError(f"{key}={value!r} does not go with {group}={node!r}: one of the two keys is wrong")
-        node[last] = value
-    return tree

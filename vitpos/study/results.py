@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vitpos.configs import flatten
 from vitpos.errors import VitposError
 from vitpos.lock import hold
 from vitpos.rows import check_failure, check_row, wrong
-from vitpos.study.plan import FORMAT, File, Run, Study, flatten, identify, read
+from vitpos.study.plan import FORMAT, File, Run, Study, identify, read
 
 Row = dict[str, Any]
 CHOICE = ("tuned", "tuned_edge")

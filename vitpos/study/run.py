@@ -167,7 +167,9 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         raise VitposError(f"the loss is not finite after training ({', '.join(diverged)})")
     before = Results(folder).read(folder / "result.json") if last else None
     if before and before["hash"] == run.hash and untested(before):  # a trial that was chosen, trained before
-        return {**{k: v for k, v in before.items() if k != "tested"}, **described(run), "metrics": metrics, **outcome}
+        kept = {key: value for key, value in before.items() if key != "tested"}
+        made = {**before["environment"], "sources": model.sources}  # of the test too
+        return {**kept, **described(run), "metrics": metrics, **outcome, "environment": made}
     row = {
         "format": FORMAT,
         "hash": run.hash,
