@@ -110,6 +110,7 @@ def test_nest_undoes_flatten():
 ROOT = Path(__file__).parent.parent.parent
 FIRST = {  # hash of the first run of each study file here
     "aa_digits": "fc4571944232",
+    "cifar10_claim": "487149706d1c",
     "cifar10_first": "38c60602bc31",
     "digits_amplitude": "baac79b23ed6",
     "quickstart": "51a6321f0664",
