@@ -63,6 +63,7 @@ def test_the_benchmark_runs(tmp_path, cifar_root):
     assert (tmp_path / "bench.md").read_text().startswith("# Training speed")
 
 
+@pytest.mark.slow
 def test_the_benchmark_without_data(tmp_path):
     done = subprocess.run(
         [sys.executable, SCRIPTS / "bench.py"],

@@ -247,6 +247,7 @@ def test_interrupted_fit_says_how_to_go_on(monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 def test_home_folder_in_every_path(folder, monkeypatch, capsys):
     """Without a shell that expands it: ``--option=~/x``, and in a config."""
     monkeypatch.setenv("HOME", str(folder / "home"))

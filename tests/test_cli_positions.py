@@ -108,6 +108,7 @@ def test_a_picture_is_written_and_its_path_printed(folder, capsys):
     assert width(folder / "pictures/half.png") == 1200
 
 
+@pytest.mark.slow
 def test_the_same_command_draws_the_same_picture(folder):
     for name in ("a.png", "b.png"):
         assert main(["show", "learned", "--grid", "2", "3", "--out", name]) == 0
@@ -154,7 +155,7 @@ def test_the_geometry_is_as_asked_or_the_models(monkeypatch, words, geometry):
         (["show", "learned", "--depth", "0"], "every number to be at least 1"),
         (["show", "learned", "--model", "vit_tiny_patch16_225"], "'vit_tiny_patch16_225'; nearest: vit_tiny_patch"),
         (["show", "learned", "--model", "resnet18"], "cannot attach to ResNet"),
-        (["fit", "--position", "mien.py:Half", "--data.name", "digits"], "'mien.py'; did you mean 'mine.py'"),
+        (["fit", "--position", "mien.py:Half", "--data.name", "digits"], "of a position scheme; did you mean 'mine.py'"),
         (["check", "mine.py:Hlf"], "did you mean 'Half'"),
     ],
 )  # fmt: skip

@@ -181,6 +181,7 @@ def test_compiled_before_anything_else():
 
 
 @pytest.mark.parametrize("text", ["cpe", "rope_axial", "irpe(on='qkv')"])
+@pytest.mark.slow
 def test_compiled_with_gradient_checkpointing_in_one_graph(text):
     model = vit(text, **REGISTERS).train()
     expected = gradients(model)

@@ -77,7 +77,7 @@ def test_what_cannot_run_is_skipped_and_other_options_are_named(capsys, monkeypa
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else name)
     assert main(["check", "learned(inject='every')"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "by offset         skipped  it has no rotate, bias or values" in lines
+    assert "by offset         skipped  it has no rotate, bias, weights or values" in lines
     assert "onnx              skipped  not installed: pip install onnxruntime" in lines
     assert lines[-1] == "not checked: learned(inject='every', init='sinusoidal_2d')"
 

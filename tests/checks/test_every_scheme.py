@@ -18,14 +18,22 @@ NAMES_ONLY = {
     model.optimizer_groups,
     model.attach_and_detach,
     export.export,
+    export.one_graph,
     *SLOW,
 }
+# By default these run on some schemes of each kind, for each takes seconds; CI runs them on all.
+COMPILED = {export.export, export.one_graph}
+SOME = {"learned", "cpe", "irpe", "rope_axial", "rope_dinov3", "liere", "gpsa", "log_cpb"}
+
+
+def slow(check, text):
+    return check in SLOW or (check in COMPILED and text not in SOME)
 
 
 @pytest.mark.parametrize(
     ("check", "text"),
     [
-        pytest.param(check, text, id=f"{check.__name__}-{text}", marks=pytest.mark.slow if check in SLOW else ())
+        pytest.param(check, text, id=f"{check.__name__}-{text}", marks=pytest.mark.slow if slow(check, text) else ())
         for check in (*FAST, *SLOW)
         for text in (NAMES + SUMS if check in NAMES_ONLY else TEXTS)
     ],

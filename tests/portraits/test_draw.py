@@ -48,7 +48,10 @@ TEXTS = [name for name in NAMES if name != "none"]
 TEXTS += ["learned(inject='every')+rope_axial", "irpe(on='v')", "cpe(layers=3, std=0)", "rope_mixed(init='zero')"]
 
 
-@pytest.mark.parametrize("text", TEXTS)
+SOME = ("learned", "relative_bias", "rope_axial", "gpsa")
+
+
+@pytest.mark.parametrize("text", [t if t in SOME else pytest.param(t, marks=pytest.mark.slow) for t in TEXTS])
 def test_every_scheme_gives_a_picture_on_any_grid(text, tmp_path):
     for grid in ((3, 4), (1, 1)):
         path = tmp_path / "x.png"

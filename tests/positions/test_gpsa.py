@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from vitpos.analysis import probes
 from vitpos.checks.ground import BATCH, GRID, HEADS, REGISTERS, WIDTH, images, vit
 from vitpos.errors import VitposError
+from vitpos.portraits import probes
 from vitpos.positions import Geometry, build
 
 GEOMETRY = Geometry(GRID, WIDTH, HEADS, 2)

@@ -97,6 +97,7 @@ def test_texts_are_written_as_they_are_read():
         assert options.join(options.positions.parse(text)) == text
 
 
+@pytest.mark.slow
 def test_an_option_from_file_to_report(study_file, in_process, tmp_path, capsys):
     file = study_file(axes={"position": ["none", "learned", "cpe"], "position.scale": [0.02, 0.7]})
     words = ["study", "run", str(file), "--results", str(tmp_path / "results")]
@@ -156,6 +157,7 @@ def test_a_config_key_is_crossed_with_position_and_arrives(study_file, tmp_path,
         assert second["parameters"] > first["parameters"]  # the class token
 
 
+@pytest.mark.slow
 def test_config_keys_and_options_in_one_report(study_file, in_process, tmp_path, capsys):
     axes = {"position": ["learned", "none"], "data.train_fraction": [0.3, 1.0], "position.scale": [0.02, 0.5]}
     file = study_file(axes=axes, seeds=[0], overrides={"trainer.limit_train_batches": 2})

@@ -68,6 +68,7 @@ class Scaled(vitpos.PositionEmbedding):
 """
 
 
+@pytest.mark.slow
 def test_status_and_report_run_no_file_and_do_without_it(mine, study_file, in_process, capsys):
     mine.write_text(NOISY)
     axes = {"position": ["none", "mine.py:Scaled"], "position.scale": [0.5]}

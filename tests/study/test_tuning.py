@@ -217,6 +217,7 @@ def words(study_file, tmp_path):
     return lambda action: ["study", action, str(file), "--results", str(tmp_path / "results")]
 
 
+@pytest.mark.slow
 def test_from_file_to_rows(words, in_process, results, capsys, monkeypatch):
     assert main(words("status")) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -310,6 +311,7 @@ def test_rows_of_a_study_with_the_key_as_an_axis_are_its_trials(
     assert yaml.safe_load((target.folder / "rows.jsonl").read_text().splitlines()[0])["tuned_edge"] == ["model.lr"]
 
 
+@pytest.mark.slow
 def test_a_value_that_diverges_is_not_chosen_and_where_all_do_it_is_said(study_file, in_process, tmp_path, capsys):
     def words(**changes):
         file = study_file(seeds=[0], **changes)
@@ -327,6 +329,7 @@ def test_a_value_that_diverges_is_not_chosen_and_where_all_do_it_is_said(study_f
 
 
 @pytest.mark.parametrize("after", [2, 5])
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_with_its_trials_and_tests(words, in_process, results, capsys, monkeypatch, after):
     calls = []
 

@@ -154,7 +154,8 @@ def test_line_of_an_epoch(tmp_path, capsys):
     lines = EpochLines(tmp_path, "learned, seed 0", history)
     progress = SimpleNamespace(current=SimpleNamespace(ready=0))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    trainer = SimpleNamespace(current_epoch=0, max_epochs=2, fit_loop=loop)
+    counts = {"num_training_batches": 8, "accumulate_grad_batches": 1, "max_steps": -1}
+    trainer = SimpleNamespace(current_epoch=0, max_epochs=2, fit_loop=loop, **counts)
     lines.on_train_start(trainer, None)
     history.rows.append({"epoch": 1, "train/loss": 1.23456, "val/accuracy": 0.5, "images_per_second": 99.6})
     lines.on_train_epoch_end(trainer, None)
