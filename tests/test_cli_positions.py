@@ -155,7 +155,7 @@ def test_the_geometry_is_as_asked_or_the_models(monkeypatch, words, geometry):
         (["show", "learned", "--depth", "0"], "every number to be at least 1"),
         (["show", "learned", "--model", "vit_tiny_patch16_225"], "'vit_tiny_patch16_225'; nearest: vit_tiny_patch"),
         (["show", "learned", "--model", "resnet18"], "cannot attach to ResNet"),
-        (["fit", "--position", "mien.py:Half", "--data.name", "digits"], "of a position scheme; did you mean 'mine.py'"),
+        (["fit", "--position", "mien.py:Half", "--data.name", "digits"], "position scheme; did you mean 'mine.py'"),
         (["check", "mine.py:Hlf"], "did you mean 'Half'"),
     ],
 )  # fmt: skip
