@@ -23,6 +23,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def no_process_group():
+    """Lightning leaves the process group of a distributed strategy behind, and later trainers think they are in it."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @pytest.fixture
 def cifar_root() -> Path:
     """The folder that holds real CIFAR-10, or a skip that says where it was looked for."""

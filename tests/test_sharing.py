@@ -5,13 +5,14 @@ import json
 import pytest
 import timm
 import torch
+from schemes import NAMES, SUMS
 from timm.models import save_for_hf
 from timm.models._features import FeatureGetterNet
 
 import vitpos
-from tests.positions.test_record import TEXTS
 from vitpos.errors import VitposError
 
+TEXTS = [*NAMES, *SUMS, "learned+liere+log_cpb(window=5)"]
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_classes": 5}
 EVA = {**SMALL, "use_rot_pos_emb": True, "use_abs_pos_emb": True}
 VIT = "vit_tiny_patch16_224"

@@ -7,12 +7,12 @@ import pytest
 import timm
 import torch
 import torchvision
+from schemes import SUMS
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from timm.utils.onnx import onnx_export
 from torch import nn
 
 import vitpos
-from tests.schemes import SUMS
 from vitpos.checks.ground import REGISTERS, images, vit
 from vitpos.errors import VitposError
 from vitpos.positions.base import parts

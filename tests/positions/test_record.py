@@ -7,11 +7,11 @@ import pytest
 import safetensors.torch
 import timm.models
 import torch
+from schemes import SUMS
 from timm.models.vision_transformer import checkpoint_filter_fn
 from timm.utils.model_ema import ModelEmaV3
 
 import vitpos
-from tests.schemes import SUMS
 from vitpos.checks.ground import GEOMETRY, REGISTERS, images, own, vit
 from vitpos.errors import VitposError
 
