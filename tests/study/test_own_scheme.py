@@ -1,9 +1,11 @@
 """A study of a scheme in the user's own file notices that the file changes."""
 
 import copy
+from pathlib import Path
 
 import pytest
 
+from vitpos import positions
 from vitpos.cli import main
 from vitpos.positions import text as texts
 from vitpos.study.plan import load
@@ -94,3 +96,16 @@ def test_status_and_report_run_no_file_and_do_without_it(mine, study_file, in_pr
     assert capsys.readouterr().out.splitlines()[-1] == "2 done, 1 missing"
     assert main(["study", "run", str(more)]) == 2
     assert "no file 'mine.py' of a position scheme" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_study_is_none_of_what_comes_after(mine, study_file, tmp_path, monkeypatch):
+    mine.write_text(NOISY)
+    study = study_file(
+        axes={"position": ["none", "mine.py:Scaled"], "position.scale": [0.5]}, seeds=[0], reference="none"
+    )
+    assert all(run.hash for run in load(study).runs)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    Path("mine.py").write_text("import vitpos\nclass Other(vitpos.PositionEmbedding): pass\n")
+    assert positions.find("mine.py:Other").__name__ == "Other"

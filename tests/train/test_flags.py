@@ -10,9 +10,11 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch import callbacks, loggers
 
 from vitpos.cli import main
+from vitpos.train.parser import refused
 
 FIT = ["fit", "--model.name", "vitpos_nano_patch4_32", "--model.patch_size", "4", "--model.warmup_epochs", "0",
        "--data.name", "digits", "--data.batch_size", "64", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1",
@@ -328,3 +330,9 @@ def test_what_early_stopping_ended_does_not_go_on(fit):
     assert "nothing left to do" in (printed := fit(*words, "--ckpt_path=last"))
     assert "EarlyStopping" in printed
     assert rows() == before
+
+
+def test_an_error_in_what_lightning_calls_is_the_callers():
+    with pytest.raises(UserWarning) as found:  # warnings are errors here; this one is raised in lightning_utilities
+        rank_zero_warn("odd")
+    assert refused(found.value) is None

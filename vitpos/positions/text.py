@@ -6,6 +6,9 @@ import hashlib
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import EntryPoints, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -15,8 +18,7 @@ from vitpos.errors import VitposError
 
 # A class in a file, where a name could stand; before it strings, which are left as they are.
 _IN_FILE = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|(?<![^+])\s*([^+()'"\n\0]+\.py:\w+)""")
-# Where a file with a relative path is looked for before the current folder; a study sets its own.
-beside = Path()
+_place = ContextVar("place", default=Path())
 _loaded: dict[Path, tuple[bytes, ModuleType]] = {}
 
 
@@ -54,6 +56,16 @@ def _parts(node: ast.expr) -> list[tuple[str, dict[str, object]]]:
     raise ValueError
 
 
+@contextmanager
+def looking_in(folder: Path) -> Iterator[None]:
+    """Makes relative paths of files start at a folder, that of a study, and only then at the current one."""
+    before = _place.set(folder)
+    try:
+        yield
+    finally:
+        _place.reset(before)
+
+
 def split(name: str) -> tuple[str, str] | None:
     """Splits a name that `parse` read into file and class; None where it names no file."""
     file, colon, cls = name.rpartition(":")
@@ -77,7 +89,7 @@ def load(file: str) -> ModuleType:
     changed is imported again and takes the place of the old module. Folders beside it are not searched for imports.
 
     Args:
-        file: Its path; a relative one starts from the folder of the study, or from the current one.
+        file: Its path; a relative one starts as `looking_in` says, or from the current one.
 
     Raises:
         VitposError: The file cannot be read, or its import raises an exception.
@@ -111,7 +123,7 @@ def loaded(file: str) -> bool:
 def _read(file: str) -> tuple[Path, bytes]:
     """Reads a file; returns its whole path too."""
     given = Path(file).expanduser()
-    given = beside / given if (beside / given).exists() else given
+    given = there if (there := _place.get() / given).exists() else given
     try:
         return given.resolve(), given.read_bytes()
     except FileNotFoundError:

@@ -77,17 +77,17 @@ class Run:
             return None
         from vitpos.positions import text as texts  # loads torch, which most plans do without
 
-        texts.beside = self.study
-        try:
-            return texts.digests(position)
-        except VitposError:
-            if not self.recorded:
-                raise
-            return {
-                file[0]: self.recorded.get(file[0], "")
-                for name, _ in texts.parse(position)
-                if (file := texts.split(name))
-            }
+        with texts.looking_in(self.study):
+            try:
+                return texts.digests(position)
+            except VitposError:
+                if not self.recorded:
+                    raise
+                return {
+                    file[0]: self.recorded.get(file[0], "")
+                    for name, _ in texts.parse(position)
+                    if (file := texts.split(name))
+                }
 
     @property
     def label(self) -> str:
@@ -353,8 +353,8 @@ def expand(
         from vitpos.positions import text as texts  # loads torch
         from vitpos.study.options import points
 
-        texts.beside = place
-        crossed = points(axes, seen)
+        with texts.looking_in(place):
+            crossed = points(axes, seen)
     else:
         crossed = []
         for values in itertools.product(*axes.values()):

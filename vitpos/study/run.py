@@ -59,14 +59,14 @@ def prepare(run: Run, folder: Path, *, prefix: str = "", checkpoint: Path | None
     config["trainer"] = {**config.get("trainer", {}), "default_root_dir": str(folder)}
     if config["trainer"].get("fast_dev_run"):
         raise VitposError("trainer.fast_dev_run tries the code out; what comes of it is no result of a study")
-    texts.beside = run.study
     if (root := (config.get("data") or {}).get("root")) and (run.study / root).exists():
         config["data"]["root"] = str(run.study / root)
     for logger in listed(config["trainer"].get("logger")):  # each run's own, for several run at once
         options = logger.get("init_args", {}) if isinstance(logger, dict) else {}
         if options.get("save_dir"):
             options["save_dir"] = str(folder / options["save_dir"])
-    cli = VitposCLI(config, run=False, prefix=prefix or run.label, checkpoint=checkpoint)
+    with texts.looking_in(run.study):
+        cli = VitposCLI(config, run=False, prefix=prefix or run.label, checkpoint=checkpoint)
     cli.model.run_hash = run.hash
     every, epochs = cli.trainer.check_val_every_n_epoch, cli.trainer.max_epochs or 0
     if run.trial and every and epochs > 0 and epochs % every:
@@ -76,7 +76,8 @@ def prepare(run: Run, folder: Path, *, prefix: str = "", checkpoint: Path | None
         )
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
-    cli.model.build(cli.datamodule)
+    with texts.looking_in(run.study):
+        cli.model.build(cli.datamodule)
     return cli
 
 
@@ -97,7 +98,7 @@ def execute(run: Run, folder: Path, prefix: str = "") -> str | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # of an interrupted study, say, whose processes end some seconds after it
-        with hold(folder / ".lock", f"another process works in {folder}", wait=60):
+        with hold(folder / ".lock", f"another process works in {folder}", wait=60), texts.looking_in(run.study):
             (folder / "failure.json").unlink(missing_ok=True)
             text = json.dumps(train(run, folder, prefix))
             parse(text.encode())  # better now than as a result that is never taken

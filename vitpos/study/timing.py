@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from vitpos.positions import text as texts
 from vitpos.study.plan import OPTION, Run, Study
 from vitpos.study.results import Results
 from vitpos.study.run import hardware, prepare
@@ -104,7 +105,7 @@ def measure(run: Run) -> float:
     threads, clock = torch.get_num_threads(), Clock()
     torch.set_num_threads(1)
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, texts.looking_in(run.study):
             cli = prepare(run, Path(folder))
             trainer: Any = cli.trainer
             trainer.callbacks = [*(c for c in trainer.callbacks if not isinstance(c, EpochLines)), clock]

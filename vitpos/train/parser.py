@@ -102,7 +102,8 @@ def refused(error: Exception) -> VitposError | None:
     """
     if isinstance(error, VitposError | OSError):
         return None
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(TORCH)]
+    helpers = (TORCH, f"{LIGHTNING}_")  # torchmetrics and lightning_utilities too: what called them says whose it is
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(helpers)]
     text = re.sub(r"<(?:\w+\.)*(\w+) object at 0x\w+>", r"\1", " ".join(str(error).split()))
     if frames[-1].filename.startswith(JSONARGPARSE):
         return readable(text, [])
