@@ -108,7 +108,7 @@ class Done:
 @pytest.fixture(scope="session")
 def done_once(tmp_path_factory) -> Done:
     """The small study, run once for all tests."""
-    from vitpos.cli import main
+    from vitpos.cli.main import main
 
     folder = tmp_path_factory.mktemp("done")
     file, printed = write_study(folder), StringIO()

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.configs import read_yaml
 from vitpos.errors import VitposError
 

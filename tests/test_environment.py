@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vitpos.cli import main
+from vitpos.cli.main import main
 
 QUICK = ["--model.name", "vitpos_nano_patch4_32", "--model.patch_size", "4", "--data.name", "digits",
          "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]  # fmt: skip
@@ -39,7 +39,7 @@ def test_a_notebooks_backend_a_slurm_allocation_and_an_ascii_locale(tmp_path):
         "MPLBACKEND": "module://not_installed.backend", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "x",
         "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
     }  # fmt: skip
-    command = [sys.executable, "-c", "import sys; from vitpos.cli import main; sys.exit(main())"]
+    command = [sys.executable, "-c", "import sys; from vitpos.cli.main import main; sys.exit(main())"]
     fit = subprocess.run([*command, "fit", *QUICK], cwd=tmp_path, env={**os.environ, **odd}, capture_output=True)
     assert fit.returncode == 0, fit.stderr
     text = (tmp_path / "s.yaml").read_text(encoding="utf-8")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vitpos import cli, positions
+from vitpos import positions
+from vitpos.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -24,7 +24,7 @@ __all__ = [
     "register",
 ]
 
-if _CHECKING or _Path((_sys.argv or [""])[0]).stem != "vitpos":
+if _CHECKING or _Path((_sys.argv or [""])[0]).stem not in ("vitpos", "-m"):  # -m: python -m vitpos
     from vitpos import models as models
     from vitpos.attach import attach, detach
     from vitpos.models import create_model

@@ -6,7 +6,7 @@ import pytest
 
 from vitpos import checks
 from vitpos.checks import export, hooks, model
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.positions import PositionEmbedding, base, register
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from vitpos.analysis.runs import frame
 from vitpos.analysis.verdict import verdicts
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.study import plan
 from vitpos.study.results import Results
 

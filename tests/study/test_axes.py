@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.errors import VitposError
 from vitpos.study import options, plan
 from vitpos.study.results import Results

@@ -112,7 +112,7 @@ def started(study_file, tmp_path):
     """Starts a study of long runs in a process group of its own; whatever is left is killed in the end."""
     file = study_file(seeds=[0], overrides={"trainer.max_epochs": 200})
     words = ["study", "run", str(file), "--results", str(tmp_path / "results"), "--workers", "2"]
-    command = [sys.executable, "-c", "import sys; from vitpos.cli import main; sys.exit(main())", *words]
+    command = [sys.executable, "-c", "import sys; from vitpos.cli.main import main; sys.exit(main())", *words]
     processes = []
 
     def start():
@@ -190,7 +190,7 @@ def test_a_worker_that_is_killed_does_not_stop_the_others(study_file, tmp_path):
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     file = study_file(seeds=[0], overrides={"trainer.callbacks": [{"class_path": "deadly.Deadly"}]})
-    command = [sys.executable, "-c", "import sys; from vitpos.cli import main; sys.exit(main())"]
+    command = [sys.executable, "-c", "import sys; from vitpos.cli.main import main; sys.exit(main())"]
     done = subprocess.run(
         [*command, "study", "run", str(file), "--results", str(tmp_path / "results"), "--workers", "2"],
         capture_output=True, text=True, check=False, env=beside(tmp_path),
@@ -225,7 +225,7 @@ def test_however_a_run_ends_the_others_go_on(study_file, tmp_path):
     (tmp_path / "ends.py").write_text(ENDS)
     overrides = {"trainer.callbacks": [{"class_path": "ends.Ends"}]}
     file = study_file(seeds=[0, 1, 2, 3, 4], axes={"position": ["learned"]}, overrides=overrides)
-    command = [sys.executable, "-c", "import sys; from vitpos.cli import main; sys.exit(main())"]
+    command = [sys.executable, "-c", "import sys; from vitpos.cli.main import main; sys.exit(main())"]
     done = subprocess.run(
         [*command, "study", "run", str(file), "--results", str(tmp_path / "results"), "--workers", "2"],
         capture_output=True, text=True, check=False, env=beside(tmp_path),

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from vitpos.analysis.power import deviation_limits, seeds_for_difference
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.study import forecast, plan
 from vitpos.study.results import Results
 

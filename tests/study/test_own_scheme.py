@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vitpos import positions
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.positions import text as texts
 from vitpos.study.plan import load
 from vitpos.study.results import Results

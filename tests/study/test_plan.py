@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.errors import VitposError
 from vitpos.study import plan
 
@@ -112,7 +112,8 @@ FIRST = {  # hash of the first run of each study file here
     "aa_digits": "fc4571944232",
     "cifar10_claim": "487149706d1c",
     "cifar10_first": "38c60602bc31",
-    "digits_amplitude": "baac79b23ed6",
+    "digits_amplitude": "df1e79d73118",
+    "digits_settled": "0ba63f1b7352",
     "quickstart": "51a6321f0664",
 }
 

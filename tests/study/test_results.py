@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.errors import VitposError
 from vitpos.study import plan
 from vitpos.study.results import Results, write

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from vitpos import provenance
 from vitpos.analysis import runs
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.data.sources import load
 from vitpos.study import plan, run
 from vitpos.study.results import Results

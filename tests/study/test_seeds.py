@@ -5,7 +5,7 @@ import json
 import pytest
 from whole import row_of
 
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.study import plan
 from vitpos.study.results import Results, write
 from vitpos.study.seeds import amend, look, settle

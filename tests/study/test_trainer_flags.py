@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.errors import VitposError
 from vitpos.study import plan
 from vitpos.study.run import execute, prepare

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from whole import row_of
 
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError
 from vitpos.study import plan, tuning

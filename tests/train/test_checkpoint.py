@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.train import checkpoint as checkpoints
 from vitpos.train.checkpoint import CheckpointError, WholeFiles, previous
 from vitpos.train.task import Classifier

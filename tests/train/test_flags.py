@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch import callbacks, loggers
 
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.train.parser import refused
 
 FIT = ["fit", "--model.name", "vitpos_nano_patch4_32", "--model.patch_size", "4", "--model.warmup_epochs", "0",

@@ -33,20 +33,6 @@ from vitpos.train.speed import keep_memory
 from vitpos.train.task import Classifier
 
 
-def command(words: list[str]) -> None:
-    """Carries ``vitpos fit``, ``validate`` or ``test`` out.
-
-    Raises:
-        VitposError: A user's mistake.
-    """
-    try:
-        VitposCLI(words, run=True)
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes an exit code of it
-            raise KeyboardInterrupt from error
-        raise
-
-
 class VitposCLI(LightningCLI):
     """LightningCLI for `Classifier` and `ImageData`, with ``--position`` at the top and one folder per run.
 

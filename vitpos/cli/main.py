@@ -10,16 +10,16 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from vitpos.commands import add_scheme_commands
+from vitpos.cli import fit, schemes
 from vitpos.errors import VitposError, unknown, visible
 from vitpos.paths import expand
 
-TRAINER = {
-    "fit": "train one ViT with one position scheme",
-    "validate": "evaluate a checkpoint on the validation images",
-    "test": "evaluate a checkpoint on the test images",
-}
+STUDY = (
+    "A study file states a comparison before it runs: schemes, seeds, reference, margin. Finished runs are skipped, "
+    "interrupted ones go on from their last epoch."
+)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -34,11 +34,8 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     try:
         settle_environment()
-        if words and words[0] in TRAINER:
-            from vitpos.train.cli import command as train
-
-            train(words)
-            return 0
+        if words and words[0] in fit.COMMANDS:
+            return fit.command(words)
         options = parser().parse_args(words)
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
@@ -50,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         way = "again goes on where this one stopped"
-        if words and words[0] in TRAINER:
+        if words and words[0] in fit.COMMANDS:
             way = "with --ckpt_path last goes on after the last finished epoch, if there is one"
         print(f"vitpos: interrupted; the same command {way}", file=sys.stderr)
         return 130
@@ -99,47 +96,34 @@ def parser() -> argparse.ArgumentParser:
     """Builds the parser of everything but the trainer's own commands."""
     top = Parser(prog="vitpos", description="Position embeddings for vision transformers, compared.")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, text in TRAINER.items():
+    for name, text in fit.COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
-    study = commands.add_parser("study", help="run a comparison and report its verdict", description=study_help())
+    add_study(commands)
+    schemes.add(commands)
+    return top
+
+
+def add_study(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds ``vitpos study`` here, since the module that carries it out takes long to import."""
+    study = commands.add_parser("study", help="run a comparison and report its verdict", description=STUDY)
     actions = study.add_subparsers(title="actions", required=True, metavar="ACTION")
     for action, text in {
         "plan": "say how many seeds a verdict takes, at what power, and what that costs in time",
         "run": "do the runs that are missing, then report",
         "status": "say which runs are done, failed or missing",
-        "report": "write report.md and the figures from the results there are",
+        "report": "write the report from the results there are",
     }.items():
         sub = actions.add_parser(action, help=text, description=text)
         sub.add_argument("file", type=expand, help="study file, such as configs/studies/quickstart.yaml")
         sub.add_argument("--results", type=expand, default=Path("results"), help="folder of results (%(default)s)")
         sub.add_argument("--leave-old", action="store_true", help="leave out results of an earlier study file")
+        sub.set_defaults(command=study_command, action=action, workers=None, sd=None)
         if action == "plan":
             sub.add_argument("--sd", type=float, help="deviation of paired differences in points (else measured)")
         if action in ("plan", "run"):
-            sub.add_argument("--workers", type=positive, help="runs at a time (one per processor, or one on a GPU)")
-        sub.set_defaults(command=study_command, action=action)
-    text = "test that a scheme does what every scheme must"
-    check = commands.add_parser("check", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    check.add_argument("scheme", help="name, name(option=value), a+b, or my_file.py:Name")
-    check.add_argument("--fast", action="store_true", help="leave out Inductor and ONNX")
-    check.set_defaults(command=check_command)
-    add_scheme_commands(commands)
-    return top
-
-
-def check_command(options: argparse.Namespace) -> int:
-    """Carries out ``vitpos check``."""
-    from vitpos import checks
-
-    return checks.check_command(options.scheme, options.fast)
-
-
-def study_help() -> str:
-    """Describes a study in two sentences."""
-    return (
-        "A study file states a comparison before it runs: schemes, seeds, reference, margin. Finished runs are "
-        "skipped, interrupted ones go on from their last epoch."
-    )
+            sub.add_argument(
+                "--workers", type=positive, help="runs at a time (one per processor; on a GPU, up to four)"
+            )
 
 
 def positive(text: str) -> int:
@@ -151,14 +135,6 @@ def positive(text: str) -> int:
 
 def study_command(options: argparse.Namespace) -> int:
     """Carries out ``vitpos study plan|run|status|report``."""
-    from vitpos.study.command import command
+    from vitpos.cli import study
 
-    given = vars(options)
-    return command(
-        options.action,
-        options.file,
-        options.results,
-        given.get("workers"),
-        leave_old=options.leave_old,
-        sd=given.get("sd"),
-    )
+    return study.command(options)

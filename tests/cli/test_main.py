@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from vitpos.cli import main, parser
+from vitpos.cli.main import main, parser
 from vitpos.lock import hold
 from vitpos.study import plan
 from vitpos.study.results import Results

@@ -23,8 +23,8 @@ _FAMILIES = ("", "absolute", "relative", "contextual", "rotary", "conditional") 
 _SCHEME = "name, name(option=value), a+b, or my_file.py:Name"
 
 
-def add_scheme_commands(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds the two commands to the parser."""
+def add(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds the three commands to the parser."""
     text = "list the schemes, or describe one"
     listed = commands.add_parser("positions", help=text, description=f"{text.capitalize()}.")
     listed.add_argument("scheme", nargs="?", help=f"{_SCHEME}; left out, all are listed")
@@ -39,6 +39,11 @@ def add_scheme_commands(commands: argparse._SubParsersAction[Any]) -> None:
     show.add_argument("--depth", type=int, help="blocks (12)")
     show.add_argument("--out", type=expand, help="PNG file, an SVG beside it (the scheme as a name, here)")
     show.set_defaults(command=show_command)
+    text = "test that a scheme does what every scheme must"
+    check = commands.add_parser("check", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    check.add_argument("scheme", help="name, name(option=value), a+b, or my_file.py:Name")
+    check.add_argument("--fast", action="store_true", help="leave out Inductor and ONNX")
+    check.set_defaults(command=check_command)
 
 
 def positions_command(options: argparse.Namespace) -> int:
@@ -65,6 +70,13 @@ def show_command(options: argparse.Namespace) -> int:
         out if drawn else f"{options.scheme} does nothing to tokens, queries, keys or logits: there is nothing to draw"
     )
     return 0
+
+
+def check_command(options: argparse.Namespace) -> int:
+    """Carries out ``vitpos check``."""
+    from vitpos import checks
+
+    return checks.check_command(options.scheme, options.fast)
 
 
 def geometry(options: argparse.Namespace) -> Geometry:

@@ -1,5 +1,6 @@
-"""Carries out ``vitpos study plan|run|status|report``."""
+"""The command ``vitpos study plan|run|status|report``."""
 
+import argparse
 import dataclasses
 import shlex
 import shutil
@@ -16,18 +17,13 @@ from vitpos.study.seeds import amend, look, settle
 from vitpos.text import plural
 
 
-def command(
-    action: str, file: Path, folder: Path, workers: int | None, *, leave_old: bool, sd: float | None = None
-) -> int:
-    """Carries a command out.
+def command(options: argparse.Namespace) -> int:
+    """Carries out an action.
 
     Args:
-        action: ``plan``, ``run``, ``status`` or ``report``.
-        file: The study file.
-        folder: Folder of all results.
-        workers: Runs at a time.
-        leave_old: Whether results of an earlier version of the file are left out rather than refused.
-        sd: Deviation of paired differences to plan for.
+        options: ``action``, ``file``, ``results`` (folder of all results), ``leave_old`` (whether results of an earlier
+            version of the file are left out rather than refused), ``workers`` (runs at a time), ``sd`` (deviation of
+            paired differences to plan for).
 
     Returns:
         0, or 1 where runs failed.
@@ -35,20 +31,21 @@ def command(
     Raises:
         VitposError: A user's mistake.
     """
+    action, file, workers = options.action, options.file, options.workers
     if not file.exists():
         raise unknown("study file", str(file), [str(path) for path in file.parent.glob("*.yaml")])
-    results = Results(folder / file.stem)
+    results = Results(options.results / file.stem)
     # these two read data alone, so that of a scheme in a file they ask the results, not the file
     study = results.recall(plan.load(file, results.settings if action in ("status", "report") else None))
     results.refuse_other_terms(study)
     study, amended = amend(study, results)
     settled = settle(study, results)
-    if not leave_old:
+    if not options.leave_old:
         results.refuse_strays(study)
     if action == "plan":
         from vitpos.study.forecast import forecast
 
-        return forecast(settled, results, sd, workers)
+        return forecast(settled, results, options.sd, workers)
     if action == "status":
         return status(settled, results)
     if action == "report" and not results.stored():

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 import vitpos
-from vitpos.cli import main
+from vitpos.cli.main import main
 from vitpos.positions import base, text
 from vitpos.study import plan
 from vitpos.study.results import Results
