@@ -64,6 +64,7 @@ class ImageData(LightningDataModule):
         self,
         *,
         name: str = "cifar10",
+        task: str | None = None,
         root: str | None = None,
         download: bool = False,
         train_fraction: float = 1.0,
@@ -76,7 +77,8 @@ class ImageData(LightningDataModule):
         """Takes the options; nothing is read yet.
 
         Args:
-            name: Data set: ``cifar10``, ``cifar100``, ``digits`` or ``folder``.
+            name: Data set: ``cifar10``, ``cifar100``, ``digits``, ``where`` or ``folder``.
+            task: For ``where``: ``place``, ``relation``, ``distance``, ``count`` or ``shape``.
             root: Where the data lies; ``$VITPOS_DATA``, else ``./data``, where not given.
             download: Whether CIFAR may be downloaded into the root.
             train_fraction: Share of the training images of each class that is used, above 0 and at most 1. Which ones
@@ -102,7 +104,7 @@ class ImageData(LightningDataModule):
             if value < least:
                 raise VitposError(f"data.{option} is {value}; it must be at least {least}")
         self.name: str = name
-        self.root, self.download, self.train_fraction = root, download, train_fraction
+        self.task, self.root, self.download, self.train_fraction = task, root, download, train_fraction
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.crop_padding, self.flip, self.seed = crop_padding, flip, seed
         self.epoch = 0
@@ -110,7 +112,7 @@ class ImageData(LightningDataModule):
     @cached_property
     def source(self) -> Images:
         """The data set in the host's memory, loaded at first use; of its training part the share that is used."""
-        images = load(self.name, self.root, download=self.download)
+        images = load(self.name, self.root, download=self.download, task=self.task)
         share = ""
         if self.train_fraction < 1:
             images = replace(images, train=self.first_of_each_class(images))

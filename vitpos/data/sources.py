@@ -8,18 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from vitpos.data import cache, cifar, folder
+from vitpos.data import cache, cifar, folder, where
 from vitpos.data.images import Images, Raw, Split, canonical, say
 from vitpos.errors import VitposError, unknown
 from vitpos.paths import expand
 
 __all__ = ["SOURCES", "Images", "Split", "load"]
 
-SOURCES = ("cifar10", "cifar100", "digits", "folder")
+SOURCES = ("cifar10", "cifar100", "digits", "where", "folder")
 _log = logging.getLogger(__name__)
 
 
-def load(name: str, root: str | Path | None = None, *, download: bool = False) -> Images:
+def load(
+    name: str, root: str | Path | None = None, *, download: bool = False, task: str | None = None
+) -> Images:
     """Loads a data set as uint8 tensors in canonical order and split (see `vitpos.data.images.canonical`).
 
     ``digits`` comes with scikit-learn: 1,797 images of 8x8, 0..16 stretched to 0..255. CIFAR is looked for below the
@@ -28,9 +30,10 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     logged.
 
     Args:
-        name: ``cifar10``, ``cifar100``, ``digits`` or ``folder``.
+        name: One of `SOURCES`.
         root: Where the data lies; ``$VITPOS_DATA``, else ``./data``, where not given. ``folder`` needs it.
         download: Whether CIFAR may be downloaded into the root where it is not there.
+        task: Which of the generated sets of ``where`` (see `vitpos.data.where`), which needs it.
 
     Returns:
         The data set. It is shared with other callers in the process, so it must not be written to.
@@ -40,6 +43,14 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     """
     if name not in SOURCES:
         raise unknown("data set", name, SOURCES)
+    if (name == "where") != (task is not None):
+        raise VitposError(
+            f"data.task is {task}; data.name where needs one of {', '.join(where.TASKS)}, and {name} takes none"
+            if task
+            else f"data.name where needs data.task, one of {', '.join(where.TASKS)}"
+        )
+    if task is not None:
+        return where.load(task)
     if name == "digits":
         return _digits()
     if name == "folder":
