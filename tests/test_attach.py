@@ -130,8 +130,8 @@ def test_a_copy_uses_its_own_scheme_throughout(duplicate):
     ours = vitpos.attach(vit(), "learned")
     twin = duplicate(ours)
     assert twin.pos_embed is not ours.pos_embed
-    assert twin.seam is not ours.seam
-    assert {part.seam for block in twin.blocks for part in (block, block.attn)} == {twin.seam}
+    assert twin.position_state is not ours.position_state
+    assert {part.position_state for block in twin.blocks for part in (block, block.attn)} == {twin.position_state}
     before = ours(images())
     with torch.no_grad():
         twin.pos_embed.table.add_(1)

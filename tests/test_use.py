@@ -13,7 +13,7 @@ from timm.utils.onnx import onnx_export
 from torch import nn
 
 import vitpos
-from vitpos.checks.ground import REGISTERS, images, vit
+from vitpos.checks.common import REGISTERS, images, vit
 from vitpos.errors import VitposError
 from vitpos.positions.base import parts
 

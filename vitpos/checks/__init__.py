@@ -1,7 +1,7 @@
-"""What every position scheme must do, as functions of its text, and the command that runs them on one scheme.
+"""Properties that every position scheme must have, as functions of its text, and the command that checks one scheme.
 
-A check takes the text of a scheme, returns nothing where its docstring holds, and raises a `CheckError` otherwise. The
-project's own tests are these functions over all registered schemes.
+A check takes the text of a scheme. It returns if the property in its docstring holds and raises a `CheckError`
+otherwise. The project's own tests run these functions on all registered schemes.
 """
 
 import logging
@@ -19,7 +19,7 @@ import timm
 import torch
 
 from vitpos.checks import export, hooks, model
-from vitpos.checks.ground import DEPTH, GEOMETRY, GRID, HEADS, WIDTH, CheckError, SkippedError, by, spelled
+from vitpos.checks.common import DEPTH, GEOMETRY, GRID, HEADS, WIDTH, CheckError, SkippedError, by, spelled
 from vitpos.errors import VitposError
 from vitpos.positions import build, options, parse
 from vitpos.positions import check as exists
@@ -60,10 +60,10 @@ FAST: tuple[Check, ...] = (
     export.one_graph,
 )
 SLOW: tuple[Check, ...] = (export.inductor, export.onnx)
-_GROUND = (hooks.defined, hooks.shapes, hooks.prepared)  # where one fails, most others do too
+_BASIC = (hooks.defined, hooks.shapes, hooks.prepared)  # if one fails, most others fail too
 
 _PACKAGE = Path(__file__).parent.parent
-# Where an error's lines are not the scheme's own.
+# Code that an error can pass through without being its cause.
 _FOREIGN = (
     Path(torch.__file__).parent,
     Path(timm.__file__).parent,
@@ -74,7 +74,7 @@ _FOREIGN = (
             "checks",
             "attach.py",
             "hosts.py",
-            "seam.py",
+            "state.py",
             "positions/base.py",
             "positions/scheme.py",
             "positions/text.py",
@@ -91,7 +91,7 @@ def outcome(check: Check, scheme: str) -> tuple[str, str]:
         scheme: The text of a scheme that can be built.
 
     Returns:
-        ``"ok"`` and what holds, ``"FAILED"`` and what was found, or ``"skipped"`` and why.
+        ``"ok"`` and the property, ``"FAILED"`` and the error, or ``"skipped"`` and the reason.
     """
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
@@ -104,13 +104,13 @@ def outcome(check: Check, scheme: str) -> tuple[str, str]:
 
 
 def sentence(check: Check) -> str:
-    """Gives the first line of a check's docstring: what holds."""
+    """Returns the first line of a check's docstring: the property."""
     return (check.__doc__ or "").splitlines()[0]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leaves out warnings, and what torch logs of an exception that becomes a line here."""
+    """Suppresses warnings and torch's logs of exceptions that are reported as a line here."""
     before = logging.root.manager.disable
     logging.disable()
     try:
@@ -122,9 +122,9 @@ def _quiet() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Writes an exception as one line: in which case of a check, what, and where in the scheme's own file."""
+    """Formats an exception as one line: the case of the check, the message, and the line in the scheme's own file."""
     root: BaseException = error
-    while type(root).__module__.startswith("torch.") and root.__cause__:  # the exporter's word, then the scheme's
+    while type(root).__module__.startswith("torch.") and root.__cause__:  # the exporter wraps the scheme's error
         root = root.__cause__
     said = next((line.strip() for line in str(root).splitlines() if line.strip()), "")
     text = said if isinstance(root, CheckError) else f"{type(root).__name__}: {said}".removesuffix(": ")
@@ -137,12 +137,12 @@ def _where(error: BaseException) -> str:
     lines += [(file, int(line)) for file, line in re.findall(r'File "([^"]+)", line (\d+)', str(error))]
     foreign = {file for file, _ in lines if file[0] == "<" or any(Path(file).is_relative_to(p) for p in _FOREIGN)}
     own = [(file, line) for file, line in lines if file not in foreign]
-    last = [line for file, line in own if file == own[0][0]]  # not that of a library that the scheme calls
+    last = [line for file, line in own if file == own[0][0]]  # not in a library that the scheme calls
     return f" ({Path(own[0][0]).name}:{last[-1]})" if own else ""
 
 
 def variants(scheme: str) -> list[str]:
-    """Lists the texts that set one more option of a scheme: each flag turned, each word that the option takes."""
+    """Returns texts that set one more option of a scheme: each flag inverted, each allowed word."""
     ((name, given), *more) = parse(scheme)
     texts = []
     for option, default in {} if more else options(name).items():
@@ -150,29 +150,29 @@ def variants(scheme: str) -> list[str]:
         if default is None or isinstance(default, str):
             try:
                 build(spelled(name, given, **{option: "'?'"}), GEOMETRY)
-            except Exception as error:  # it lists the words, unless the option takes numbers
+            except Exception as error:  # the message lists the allowed words, unless the option is a number
                 known = re.search(r"\(known: (.*)\)", str(error))
                 values = [word for word in known[1].split(", ") if word != default] if known else []
         for value in values if option not in given else ():
             text = spelled(name, given, **{option: repr(value)})
-            with suppress(ValueError):  # it goes with another option only
+            with suppress(ValueError):  # valid only with another option
                 build(text, GEOMETRY)
                 texts.append(text)
     return texts
 
 
 def check_command(scheme: str, fast: bool) -> int:
-    """Carries out ``vitpos check``: a line for each check, as it is done, and a count; one mistake has one line.
+    """Runs ``vitpos check``: prints a line per check and a summary; an error that several checks hit is printed once.
 
     Args:
         scheme: The text of a scheme.
-        fast: Leaves out the checks of `SLOW`.
+        fast: Skips the checks in `SLOW`.
 
     Returns:
-        0 where nothing failed, else 1.
+        0 if nothing failed, else 1.
 
     Raises:
-        VitposError: The text cannot be read or built.
+        VitposError: The text cannot be parsed or built.
     """
     start = time.monotonic()
     torch.set_num_threads(1)  # small tensors are slower on several
@@ -187,7 +187,7 @@ def check_command(scheme: str, fast: bool) -> int:
         return 1
     print(f"{scheme}: {small}", flush=True)
     counts: Counter[str] = Counter()
-    failed: dict[str, list[str]] = {}  # the checks that each mistake fails
+    failed: dict[str, list[str]] = {}  # names of checks by error
     checks = [*FAST, *SLOW]
     while checks:
         check = checks.pop(0)
@@ -195,7 +195,7 @@ def check_command(scheme: str, fast: bool) -> int:
         state, text = ("skipped", "slow, left out by --fast") if fast and check in SLOW else outcome(check, scheme)
         counts[state] += 1
         if state == "FAILED":
-            line = re.search(r" \(\S+:\d+\)$", text)  # an error in a line of the scheme is one, whoever meets it
+            line = re.search(r" \(\S+:\d+\)$", text)  # errors from the same line of the scheme count as one
             names = failed.setdefault(line[0] if line else text, [])
             names.append(name)
             if len(names) > 1:
@@ -203,8 +203,8 @@ def check_command(scheme: str, fast: bool) -> int:
         print(f"{name:18}{state:9}{text}", flush=True)
         if state == "FAILED":
             print(f"{'':27}({sentence(check)})", flush=True)
-            if check in _GROUND:
-                print(f"{'all others':18}{'skipped':9}until this holds")
+            if check in _BASIC:
+                print(f"{'all others':18}{'skipped':9}until this is fixed")
                 counts["skipped"] += len(checks)
                 break
     for first, *others in failed.values():

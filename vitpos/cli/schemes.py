@@ -151,6 +151,8 @@ def described(text: str) -> list[str]:
         cls = positions.find(name)
         paragraphs.append(f"{name}: {family or 'no positions'}, {parameters:,} parameters at ViT-S")
         for paragraph in (inspect.cleandoc(cls.__doc__) if cls.__doc__ else "").split("\n\n"):
+            if re.match(r"(Args|Attributes|Raises):\n", paragraph):
+                continue  # options follow below, those of base classes too
             flowing = paragraph and not re.search(r"^\s", paragraph, re.MULTILINE)
             paragraphs += [textwrap.fill(paragraph, _WIDTH) if flowing else paragraph] if paragraph else []
         documented, explained = documents(cls), []
@@ -182,13 +184,14 @@ def source(cls: type[PositionEmbedding]) -> str:
 
 
 def documents(cls: type[PositionEmbedding]) -> dict[str, str]:
-    """Reads what the docstring of a constructor says of each option, in its section ``Args:``."""
+    """Reads the options' descriptions from ``Args:`` of the classes (base classes first) and their constructors."""
     documented: dict[str, str] = {}
-    arguments = (inspect.getdoc(cls.__init__) or "").partition("Args:\n")[2].split("\n\n")[0]
-    name = ""
-    for line in arguments.splitlines():
-        if found := re.match(r" {4}(\w+): (.*)", line):
-            name, documented[found[1]] = found[1], found[2]
-        elif name:
-            documented[name] += f" {line.strip()}"
+    for holder in (holder for base in cls.__mro__[::-1] for holder in (base, vars(base).get("__init__"))):
+        text = inspect.cleandoc(holder.__doc__ or "")
+        name = ""
+        for line in text.partition("Args:\n")[2].split("\n\n")[0].splitlines():
+            if found := re.match(r" {4}(\w+): (.*)", line):
+                name, documented[found[1]] = found[1], found[2]
+            elif name:
+                documented[name] += f" {line.strip()}"
     return documented

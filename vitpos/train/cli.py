@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from vitpos.configs import check_seed, refuse_twice
+from vitpos.configs import check_seed, refuse_duplicates
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError
 from vitpos.lock import hold
@@ -107,7 +107,7 @@ class VitposCLI(LightningCLI):
                 option, _, value = word.rpartition("=")
                 config = (option or before) in ("--config", "-c")  # there whatever the file is called
                 if (file := expand(value)).is_file() and (config or file.suffix in (".yaml", ".yml")):
-                    refuse_twice(file)
+                    refuse_duplicates(file)
             super().parse_arguments(parser, args)
         except VitposError as error:
             files = [word for option, word in itertools.pairwise(args) if option in ("--config", "-c")]
