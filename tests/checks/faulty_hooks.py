@@ -237,8 +237,8 @@ class KeysInPlace(Distance):
 
 
 class WavesExchanged(Waves):
-    def index(self, grid, device):
-        return super().index((grid[1], grid[0]), device)
+    def places(self, grid, device):
+        return super().places((grid[1], grid[0]), device)
 
 
 class RowsAndColumnsExchanged(RowsAndColumns):

@@ -158,4 +158,4 @@ def test_a_scheme_in_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
 
 def test_what_torch_cannot_write_to_onnx_is_skipped():
     state, text = checks.outcome(export.onnx, "liere")
-    assert (state, text) == ("skipped", "torch.onnx does not translate aten.linalg_matrix_exp")
+    assert (state, text) == ("skipped", "torch.onnx does not support aten.linalg_matrix_exp")

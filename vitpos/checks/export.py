@@ -4,13 +4,13 @@ import copy
 import os
 import re
 import shutil
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vitpos.checks.common import BATCH, CLASSES, REGISTERS, SIZE, SkippedError, by, case, close, images, require, vit
@@ -98,24 +98,13 @@ def onnx(text: str) -> None:
     for size in SIZES:
         with at(size):
             try:
-                program: Any = _onnx_program(model, images(*size))
+                program: Any = torch.onnx.export(model, (images(*size),), dynamo=True, verbose=False)
             except Exception as error:
-                # A line of torch's long error that means that its exporter does not support an operation at all.
-                if lacking := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error)):
-                    raise SkippedError(f"torch's exporter has no ONNX function for {lacking[1]}") from error
+                # One of the causes says so if the exporter does not support an operation, of any scheme.
+                text = "".join(traceback.format_exception(error))
+                if lacking := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text):
+                    raise SkippedError(f"torch.onnx does not support {lacking[1]}") from error
                 raise
             session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
             (out,) = session.run(None, {session.get_inputs()[0].name: images(*size).numpy()})
             close(torch.from_numpy(out), model(images(*size)), "output of onnxruntime, and of the model", atol=1e-5)
-
-
-def _onnx_program(model: Any, x: Tensor) -> Any:
-    try:
-        return torch.onnx.export(model, (x,), dynamo=True, verbose=False)
-    except torch.onnx.OnnxExporterError as error:
-        cause: BaseException | None = error
-        while cause:
-            if found := re.match(r"No ONNX function found for <OpOverload\(op='([^']+)'", str(cause)):
-                raise SkippedError(f"torch.onnx does not translate {found[1]}") from error
-            cause = cause.__cause__
-        raise

@@ -199,7 +199,7 @@ class ImageData(LightningDataModule):
         device = torch.device("cpu")
         if self.trainer is not None:
             if self.trainer.world_size > 1:
-                raise VitposError(f"trainer.devices starts {self.trainer.world_size} processes; a run uses one device")
+                raise VitposError(f"trainer.devices starts {self.trainer.world_size} processes; a run takes one device")
             device = self.trainer.strategy.root_device
         self._train, self._val, self._test = (
             getattr(self.source, part).to(device) for part in ("train", "val", "test")
