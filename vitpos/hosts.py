@@ -208,9 +208,7 @@ class PositionedModel:
     def _positions(self: Any, x: Tensor) -> tuple[Tensor, Grid]:
         """Starts a `Call`: adds positions to the patch tokens and prepends the prefix tokens; also returns the grid."""
         if isinstance(x, torch.fx.Proxy):
-            raise VitposError(
-                "a model with a position scheme does not support torch.fx: use torch.export or torch.compile"
-            )
+            raise VitposError("position schemes do not support torch.fx: use torch.export or torch.compile")
         grid = training_grid(self.patch_embed)
         if x.dim() == 4:  # dynamic_img_size does not flatten the grid
             # torch.jit.trace and torch.onnx.export(dynamo=False) give sizes as tensors.
@@ -296,9 +294,7 @@ class PositionedModel:
 
     def __prepare_scriptable__(self) -> None:
         """Refuses ``torch.jit.script``, which calls this first."""
-        raise VitposError(
-            "a model with a position scheme does not support TorchScript: use torch.export or torch.compile"
-        )
+        raise VitposError("position schemes do not support TorchScript: use torch.export or torch.compile")
 
     def init_weights(self, *args: Any, **kwargs: Any) -> None:
         """Re-initialises all weights, those of the scheme last."""

@@ -149,7 +149,7 @@ def test_copies_over_the_parts_are_said(classes, caplog):
     )
     assert found.repeated[1] > 0
     (line,) = caplog.messages
-    assert f"and {found.repeated[1]} of 8 test images among those of training or validation" in line
+    assert f"and {found.repeated[1]} of 8 test images are also training or validation images" in line
 
 
 def test_several_frames_and_few_levels_are_said(classes, caplog):
@@ -162,7 +162,7 @@ def test_several_frames_and_few_levels_are_said(classes, caplog):
     data = load("folder", classes)
     assert data.train.images.max() == 16
     assert "1 files hold several frames, such as " in caplog.text
-    assert "the 16-bit images use the lowest 17 of 256 levels only" in caplog.text
+    assert "the 16-bit images use only the lowest 17 of 256 levels" in caplog.text
 
 
 def test_a_home_folder_as_root(classes, monkeypatch):
