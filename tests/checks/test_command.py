@@ -4,8 +4,8 @@ import faulty_hooks
 import faulty_models
 import pytest
 
-from vitpos import checks
 from vitpos.checks import export, hooks, model
+from vitpos.checks import run as checks
 from vitpos.cli.main import main
 from vitpos.positions import PositionEmbedding, base, register
 

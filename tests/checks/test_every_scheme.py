@@ -3,8 +3,9 @@
 import pytest
 from schemes import NAMES, SUMS, TEXTS
 
-from vitpos.checks import FAST, SLOW, SkippedError, export, hooks, model
-from vitpos.checks.common import DEPTH, GEOMETRY, GRID, perturbed
+from vitpos.checks import export, hooks, model
+from vitpos.checks.common import DEPTH, GEOMETRY, GRID, SkippedError, perturbed
+from vitpos.checks.run import FAST, SLOW
 from vitpos.positions import build
 
 # What they look at does not depend on the options of a scheme, or takes too long for all.

@@ -92,8 +92,9 @@ from right_schemes import (
     Waves,
 )
 
-from vitpos.checks import FAST, hooks, model, outcome
 from vitpos.checks import export as exports
+from vitpos.checks import hooks, model
+from vitpos.checks.run import FAST, outcome
 from vitpos.positions import base, register
 
 HERE = r" \(\w+\.py:\d+\)$"

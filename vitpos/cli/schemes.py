@@ -74,9 +74,9 @@ def show_command(options: argparse.Namespace) -> int:
 
 def check_command(options: argparse.Namespace) -> int:
     """Carries out ``vitpos check``."""
-    from vitpos import checks
+    from vitpos.checks import run
 
-    return checks.check_command(options.scheme, options.fast)
+    return run.check_command(options.scheme, options.fast)
 
 
 def geometry(options: argparse.Namespace) -> Geometry:

@@ -56,9 +56,7 @@ def decode(file: Path | BinaryIO, formats: tuple[str, ...] = FORMATS) -> Decoded
             if tags.get(_PLANES) == _APART and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:
                 raise OSError("16-bit channels one after the other, which Pillow misreads; save it interleaved")
             image = _upright(opened)
-            frames = (
-                getattr(opened, "is_animated", False) and opened.format != "MPO"
-            )  # the second frame of MPO is a preview
+            frames = getattr(opened, "is_animated", False) and opened.format != "MPO"  # whose second is a preview
             deep = image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM")
             if deep:
                 image = _eight_bits(image, tags)

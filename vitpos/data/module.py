@@ -96,9 +96,8 @@ class ImageData(LightningDataModule):
             VitposError: A size, the padding or the share is out of range.
         """
         super().__init__()
-        self.save_hyperparameters(
-            ignore=["root", "download", "eval_batch_size"], logger=False
-        )  # only those that affect training
+        # the options that affect training
+        self.save_hyperparameters(ignore=["root", "download", "eval_batch_size"], logger=False)
         if not 0 < train_fraction <= 1:  # written so that NaN fails too
             raise VitposError(f"data.train_fraction is {train_fraction}; it must be above 0 and at most 1")
         for option, value, least in (

@@ -91,9 +91,7 @@ class VitposCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--position`` and links the seed to model and data."""
-        parser.add_argument(
-            "--position", type=str, default="none", help="Position scheme, such as sinusoidal_2d(scale=1)."
-        )
+        parser.add_argument("--position", type=str, default="none", help="Scheme, such as sinusoidal_2d(scale=1).")
         parser.link_arguments("position", "model.position")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
