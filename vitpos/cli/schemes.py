@@ -154,7 +154,9 @@ def described(text: str) -> list[str]:
             if re.match(r"(Args|Attributes|Raises):\n", paragraph):
                 continue  # options follow below, those of base classes too
             flowing = paragraph and not re.search(r"^\s", paragraph, re.MULTILINE)
-            paragraphs += [textwrap.fill(paragraph, _WIDTH) if flowing else paragraph] if paragraph else []
+            whole = re.sub("``.+?``", lambda span: span[0].replace(" ", "\N{NO-BREAK SPACE}"), paragraph)  # formulas
+            filled = textwrap.fill(whole, _WIDTH).replace("\N{NO-BREAK SPACE}", " ")
+            paragraphs += [filled if flowing else paragraph] if paragraph else []
         documented, explained = documents(cls), []
         for option, default in positions.options(name).items():
             first = f"{option}={default!r}"

@@ -187,9 +187,9 @@ def by_offset(pairs: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 def logits(scheme: PositionEmbedding, kind: str, layer: int) -> torch.Tensor:
     """Returns the effect of a ``rotary``, ``relative`` or ``weights`` scheme on each pair of patches, (heads, N, N).
 
-    Relative: its bias. Weights: the weights that it returns for uniform ones. Rotary: the mean of ``q k^T /
-    sqrt(head_dim)`` over queries q = k from N(0, 1), computed exactly with unit vectors e as the sum of ``rotate(e)_i .
-    rotate(e)_j / sqrt(head_dim)``.
+    Relative: its bias. Weights: the weights that it returns for uniform ones. Rotary: the mean of
+    ``q k^T / sqrt(head_dim)`` over queries q = k from N(0, 1), computed exactly with unit vectors e as the sum of
+    ``rotate(e)_i . rotate(e)_j / sqrt(head_dim)``.
     """
     own = scheme.geometry
     if kind == "weights":

@@ -88,7 +88,7 @@ class Contextual(PositionEmbedding, ABC):
         """
 
     def prepare(self, grid: Grid, device: torch.device) -> Index:
-        """Returns `index`. Not a buffer, because weight averaging would round an averaged buffer."""
+        """Returns `index`. Not a buffer: weight averaging would average and round it."""
         return self.index(grid, device)
 
     def index(self, grid: Grid, device: torch.device | None = None) -> Index:
@@ -149,10 +149,10 @@ class Contextual(PositionEmbedding, ABC):
 class Shaw2D(Contextual):
     """A learned vector of the row offset plus one of the column offset, multiplied with the query.
 
-    With d = head_dim, query at (y, x) and key at (y', x'), the logits gain ``q . (rows[clip(y' - y)] + columns[clip(x'
-    - x)]) / sqrt(d)``; with ``on="kv"`` the output of a head also gains the attention-weighted sum of such vectors.
-    Each offset up to `clip` has its own vector; larger offsets, including those of a grid larger than the training
-    grid, share the last one.
+    With d = head_dim, query at (y, x) and key at (y', x'), the logits gain
+    ``q . (rows[clip(y' - y)] + columns[clip(x' - x)]) / sqrt(d)``; with ``on="kv"`` the output of a head also gains the
+    attention-weighted sum of such vectors. Each offset up to `clip` has its own vector; larger offsets, including those
+    of a grid larger than the training grid, share the last one.
 
     Source: Shaw et al. 2018 (Self-Attention with Relative Position Representations), equations 3 and 4 with its
     clipping, once for rows and once for columns, added as in BoTNet (Srinivas et al. 2021, figure 4), which uses
@@ -209,11 +209,11 @@ class Shaw2D(Contextual):
 class IRPE(Contextual):
     """A learned vector of the bucket of the offset, multiplied with queries, keys or attention weights.
 
-    An offset x falls into the bucket ``g(x) = x`` for ``|x| <= alpha``, and beyond that into ``g(x) = sign(x) *
-    min(floor(beta), round(alpha + ln(|x| / alpha) / ln(gamma / alpha) * (beta - alpha)))``: each small offset has its
-    own bucket, large ones share. Rows and columns have separate buckets. ``"product"`` has a vector for each pair of
-    them, (2 floor(beta) + 1)^2 in all; ``"cross"`` adds one for the row and one for the column. The buckets do not
-    depend on the grid, so nothing is resized for other grids.
+    An offset x falls into the bucket ``g(x) = x`` for ``|x| <= alpha``, and beyond that into
+    ``g(x) = sign(x) * min(floor(beta), round(alpha + ln(|x| / alpha) / ln(gamma / alpha) * (beta - alpha)))``: each
+    small offset has its own bucket, large ones share. Rows and columns have separate buckets. ``"product"`` has a
+    vector for each pair of them, (2 floor(beta) + 1)^2 in all; ``"cross"`` adds one for the row and one for the column.
+    The buckets do not depend on the grid, so nothing is resized for other grids.
 
     Source: Wu et al. 2021 (Rethinking and Improving Relative Position Encoding for Vision Transformer), contextual
     mode, equation 18 with alpha : beta : gamma = 1 : 2 : 8, and its directed methods. Offsets are query minus key, as

@@ -51,10 +51,10 @@ class RopeDinov3(Rotary2D):
     pair j is the channels (j, j + d/2). So the logit depends on the offset relative to the grid size, and another grid
     samples the same square differently.
 
-    In training the coordinates may be augmented, with new draws for each forward pass, shared by all blocks: ``y := (y
-    + shift) * jitter * rescale``, with shift, log jitter and log rescale uniform within the options; shift and jitter
-    are drawn per axis, rescale once. The draws are a function of torch's seed and of the number of previous draws, and
-    leave the global random stream as it is: see `draw`.
+    In training the coordinates may be augmented, with new draws for each forward pass, shared by all blocks:
+    ``y := (y + shift) * jitter * rescale``, with shift, log jitter and log rescale uniform within the options; shift
+    and jitter are drawn per axis, rescale once. The draws are a function of torch's seed and of the number of previous
+    draws, and leave the global random stream as it is: see `draw`.
 
     Source: Siméoni et al. 2025 (DINOv3), section 3.2 and its code, as timm's ``RotaryEmbeddingDinoV3``. DINOv3 trains
     with ``rescale_coords=2``.

@@ -10,10 +10,10 @@ from vitpos.positions.base import Geometry, Grid, PositionEmbedding, not_negativ
 class GPSA(PositionEmbedding):
     """Each head mixes content attention and positional attention in the proportion of a learned gate.
 
-    With y and x the row and column offsets, key minus query, in patches, the weights of the patches become ``(1 -
-    sigmoid(gate)) softmax(q k^T / sqrt(d)) + sigmoid(gate) softmax(a x + b y + c (x^2 + y^2))``, with gate, a, b and c
-    per block and head. Initially the heads look at neighbours, like the taps of a convolution: with s the square root
-    of the number of heads, rounded down, the first s^2 heads have ``c = -1`` and (a, b) twice a cell of the s x s
+    With y and x the row and column offsets, key minus query, in patches, the weights of the patches become
+    ``(1 - sigmoid(gate)) softmax(q k^T / sqrt(d)) + sigmoid(gate) softmax(a x + b y + c (x^2 + y^2))``, with gate, a, b
+    and c per block and head. Initially the heads look at neighbours, like the taps of a convolution: with s the square
+    root of the number of heads, rounded down, the first s^2 heads have ``c = -1`` and (a, b) twice a cell of the s x s
     square around the patch; the others draw a, b and c with standard deviation 0.02. All gates start at 1, sigmoid(1) =
     0.73. A patch at the edge has fewer neighbours to share its attention among, so a weight depends on more than the
     offset.

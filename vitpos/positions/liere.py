@@ -132,11 +132,11 @@ class ComRoPE(Rotations):
     """LieRE with commuting generators, so that the logit depends on the offset only.
 
     A block of b = block_size channels at position (y, x) is multiplied by ``expm(y A_row + x A_column)``, with a
-    learned P (b, b) per block of channels, head and block of the model. ``"ld"`` (linearly dependent) has ``A_axis =
-    theta_axis (P - P^T)``, with theta per axis and block of channels, the same for all heads; ``"ap"`` (axial
-    partition) rotates blocks of channels alternately by row and by column, by ``P - P^T``. The parameters are the
-    differences P - P^T above the diagonal. Coordinates are ``(row + 1/2) / rows``, and likewise for columns, so another
-    grid samples the same square differently.
+    learned P (b, b) per block of channels, head and block of the model. ``"ld"`` (linearly dependent) has
+    ``A_axis = theta_axis (P - P^T)``, with theta per axis and block of channels, the same for all heads; ``"ap"``
+    (axial partition) rotates blocks of channels alternately by row and by column, by ``P - P^T``. The parameters are
+    the differences P - P^T above the diagonal. Coordinates are ``(row + 1/2) / rows``, and likewise for columns, so
+    another grid samples the same square differently.
 
     Source: Yu et al. 2025 (ComRoPE: Scalable and Robust Rotary Position Embedding Parameterized by Trainable Commuting
     Angle Matrices), section 4 and the authors' code, whose coordinates and initialisation these are: P and theta from

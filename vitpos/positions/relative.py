@@ -19,7 +19,7 @@ class RelativeBias(PositionEmbedding, ABC):
     """
 
     def prepare(self, grid: Grid, device: torch.device) -> Tensor:
-        """Returns `index`. Not a buffer, because weight averaging would round an averaged buffer."""
+        """Returns `index`. Not a buffer: weight averaging would average and round it."""
         return self.index(grid, device)
 
     def index(self, grid: Grid, device: torch.device | None = None) -> Tensor:
@@ -98,10 +98,10 @@ class TableBias(RelativeBias):
 class LogCPB(RelativeBias):
     """Swin v2's continuous position bias: a small MLP of the log-spaced offset.
 
-    With the offset d along an axis and the side W of `window` there, ``c = sign(d) log2(1 + 8 |d| / (W - 1)) /
-    log2(8)``; with c of both axes, ``logits[h, i, j] += 16 sigmoid(ReLU(c W1 + b1) W2)[h] - 8``, with a separate W1 (2,
-    hidden_dim) and W2 (hidden_dim, heads) per layer. Other grids are computed by the same formula; W stays that of
-    training.
+    With the offset d along an axis and the side W of `window` there,
+    ``c = sign(d) log2(1 + 8 |d| / (W - 1)) / log2(8)``; with c of both axes,
+    ``logits[h, i, j] += 16 sigmoid(ReLU(c W1 + b1) W2)[h] - 8``, with a separate W1 (2, hidden_dim) and W2 (hidden_dim,
+    heads) per layer. Other grids are computed by the same formula; W stays that of training.
 
     The 8 is the value at W2 = 0. It cancels in the softmax over patches, so among them this is the source's bias. It is
     subtracted because otherwise class and register tokens, which the source does not have, would start with e^-8 of a

@@ -124,8 +124,8 @@ class Rotary(PositionEmbedding, ABC):
 class Rope1D(Rotary):
     """The rotation of language models, by the patch index in raster order.
 
-    With d = head_dim, p = row * columns + column and T = temperature, the channels (2i, 2i + 1) rotate by ``p /
-    T^(2i/d)``, i in [0, d/2).
+    With d = head_dim, p = row * columns + column and T = temperature, the channels (2i, 2i + 1) rotate by
+    ``p / T^(2i/d)``, i in [0, d/2).
 
     Source: Su et al. 2021 (RoFormer), equations 15 and 34, with its temperature of 10000.
     """
@@ -203,12 +203,12 @@ class RopeAxial(Rotary2D):
 class RopeGolden(Rotary):
     """Rotates every channel pair by the position along a fixed, oblique direction.
 
-    With d = head_dim and n = d/2 pairs, pair j of head h, the channels (j, j + d/2), rotates by ``w_j (row cos a +
-    column sin a)``, in patches, with frequencies ``w_j = T^(j / (n - 1) - 1)`` from 1/T to 1. The direction a is number
-    ``m = h n + j + 1`` of a sequence that fills the circle evenly for any length: (cos a, sin a) is the unit vector
-    along the normal quantiles of the fractional parts of ``m / p`` and ``m / p^2``, where p = 1.3247 is the real root
-    of ``p^3 = p + 1``, the golden ratio's counterpart in two dimensions. All blocks rotate alike. It is ``rope_mixed``
-    with frequencies that are spread out instead of learned.
+    With d = head_dim and n = d/2 pairs, pair j of head h, the channels (j, j + d/2), rotates by
+    ``w_j (row cos a + column sin a)``, in patches, with frequencies ``w_j = T^(j / (n - 1) - 1)`` from 1/T to 1. The
+    direction a is number ``m = h n + j + 1`` of a sequence that fills the circle evenly for any length: (cos a, sin a)
+    is the unit vector along the normal quantiles of the fractional parts of ``m / p`` and ``m / p^2``, where p = 1.3247
+    is the real root of ``p^3 = p + 1``, the golden ratio's counterpart in two dimensions. All blocks rotate alike. It
+    is ``rope_mixed`` with frequencies that are spread out instead of learned.
 
     Source: Xiong 2025 (On N-dimensional Rotary Positional Embeddings, jerryxio.ng/posts/nd-rope), its golden gate RoPE,
     as ``GoldenGateRoPENd`` of vit-pytorch, whose frequencies go from 1 to 10000 by default.
@@ -247,8 +247,8 @@ class RopeGolden(Rotary):
 class RopeMixed(PositionEmbedding):
     """Rotates every channel pair by a learned mix of row and column, separate in each block and head.
 
-    With d = head_dim and j in [0, d/2), the channels (2j, 2j + 1) rotate by ``column * frequencies[0, layer, head, j] +
-    row * frequencies[1, layer, head, j]``, in patches.
+    With d = head_dim and j in [0, d/2), the channels (2j, 2j + 1) rotate by
+    ``column * frequencies[0, layer, head, j] + row * frequencies[1, layer, head, j]``, in patches.
 
     Source: Heo et al. 2024 (Rotary Position Embedding for Vision Transformer), equation 7, as timm's
     ``RotaryEmbeddingMixed``. Its initialisation: pairs j and d/4 + j have the length ``T^(-4j/d)`` and are orthogonal,

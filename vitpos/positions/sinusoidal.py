@@ -62,8 +62,8 @@ class Sinusoidal(Absolute):
 class Sinusoidal1D(Sinusoidal):
     """The Transformer's sinusoid of the patch index in raster order.
 
-    With d = embed_dim, p = row * columns + column and T = temperature, sines and cosines are interleaved: ``table[p,
-    2i] = sin(p / T^(2i/d))``, ``table[p, 2i+1] = cos(p / T^(2i/d))``, i in [0, d/2).
+    With d = embed_dim, p = row * columns + column and T = temperature, sines and cosines are interleaved:
+    ``table[p, 2i] = sin(p / T^(2i/d))``, ``table[p, 2i+1] = cos(p / T^(2i/d))``, i in [0, d/2).
 
     Source: Vaswani et al. 2017 (Attention Is All You Need), section 3.5.
     """
