@@ -58,7 +58,7 @@ def test_a_mistake_that_fails_all_is_said_once(cls, failed, capsys):
     assert out.count("FAILED   ") == 1
     assert failed in out
     *_, others, counts = out.splitlines()
-    assert others == "all others        skipped  until this holds"
+    assert others == "all others        skipped  until this is fixed"
     assert re.search(rf", 1 FAILED, {len(checks.FAST) + len(checks.SLOW) - out.count(' ok  ') - 1} skipped in", counts)
 
 
