@@ -47,12 +47,12 @@ _SHAPES = np.array(
     dtype=np.uint8,
 )
 _COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]], dtype=np.uint8)
-_NOISE, _BRIGHT, _IMAGES = 96, 128, 5000
+_NOISE, _BRIGHT, _IMAGES = 64, 160, 10_000
 
 
 @lru_cache
 def load(task: str) -> Images:
-    """Returns the images of a task: 5,000 of 32 x 32 pixels, the same for everybody, split into 72 / 8 / 20 %.
+    """Returns the images of a task: 10,000 of 32 x 32 pixels, the same for everybody, split into 72 / 8 / 20 %.
 
     Raises:
         VitposError: There is no such task.
