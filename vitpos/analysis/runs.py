@@ -107,11 +107,15 @@ def level_order(value: str) -> tuple[int, float, str]:
         return (0 if value == "None" else 2, 0.0, value)
 
 
+def setting_order(setting: Setting) -> list[tuple[str, tuple[int, float, str]]]:
+    """Returns the sort key of a setting."""
+    return [(axis, level_order(value)) for axis, value in setting]
+
+
 def settings(found: Iterable[Setting]) -> list[Setting]:
     """Returns the settings that no other one contains, sorted by value, each once."""
     distinct = set(found)
-    whole = [s for s in distinct if not any(set(s) < set(other) for other in distinct)]
-    return sorted(whole, key=lambda s: [(axis, level_order(value)) for axis, value in s])
+    return sorted((s for s in distinct if not any(set(s) < set(other) for other in distinct)), key=setting_order)
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
@@ -152,7 +156,7 @@ def summarize(values: Sequence[float] | pd.Series, level: float) -> Summary:
     x = given[np.isfinite(given)]
     mean = float(x.mean()) if len(x) else math.nan
     sd = float(x.std(ddof=1)) if len(x) > 1 else math.nan
-    low, high = t_interval(x, level) if len(x) > 1 and np.ptp(x) > RESOLUTION else (math.nan, math.nan)
+    low, high = t_interval(mean, sd if len(x) and np.ptp(x) > RESOLUTION else math.nan, len(x), level)
     return Summary(len(x), mean, sd, float(low), float(high), len(given) - len(x))
 
 
