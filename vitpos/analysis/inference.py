@@ -73,7 +73,8 @@ def _for_family(d: Floats, p: Floats, correction: str, family: int) -> Floats:
     p = np.where(tested, np.minimum(1, p), np.nan)
     if correction != "max_t":
         return adjust(p, correction, family)
-    return np.minimum(1, p * max(family, d.shape[-2]) / np.maximum(tested.sum(axis=-1, keepdims=True), 1))
+    lacking = max(family, d.shape[-2]) / np.maximum(tested.sum(axis=-1, keepdims=True), 1)
+    return np.asarray(np.minimum(1, p * lacking))
 
 
 def bet_tests(differences: Floats, margin: float, family: int = 0) -> Tests:
