@@ -14,19 +14,12 @@ import numpy as np
 import torch
 
 from vitpos.data.images import Images, Split
-from vitpos.paths import expand
+from vitpos.paths import cache as folder
 
 _FORMAT = 2  # raise it when the contents of a cache file, the canonical order or the split change
 _PARTS = ("train", "val", "test")
 _ABANDONED = 600  # seconds without a byte more in a file that is being written
 _log = logging.getLogger(__name__)
-
-
-def folder() -> Path:
-    """The folder of the cache: ``$VITPOS_CACHE``, else ``$XDG_CACHE_HOME/vitpos``, else ``~/.cache/vitpos``."""
-    if own := os.environ.get("VITPOS_CACHE"):
-        return expand(own)
-    return expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vitpos"
 
 
 def stamp(files: Iterable[Path]) -> str:

@@ -33,7 +33,8 @@ from vitpos.portraits import probes
 from vitpos.positions import text as texts
 from vitpos.provenance import commit, sources
 from vitpos.study.plan import CHOSEN_BY, FORMAT, Run
-from vitpos.study.results import Results, Row, described, parse, untested, unwritable, write
+from vitpos.study.reading import Reader, Row, parse, whole, write
+from vitpos.study.results import described, untested, unwritable
 from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import History, amplitude, scheme_of
 from vitpos.train.cli import VitposCLI, listed
@@ -100,9 +101,9 @@ def execute(run: Run, folder: Path, prefix: str = "") -> str | None:
         # of an interrupted study, say, whose processes end some seconds after it
         with hold(folder / ".lock", f"another process works in {folder}", wait=60), texts.looking_in(run.study):
             (folder / "failure.json").unlink(missing_ok=True)
-            text = json.dumps(train(run, folder, prefix))
-            parse(text.encode())  # better now than as a result that is never taken
-            write(folder / "result.json", text)
+            text = whole(train(run, folder, prefix))
+            parse(text)  # better now than as a result that is never taken
+            write(folder / "result.json", [text])
         return None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
@@ -166,7 +167,7 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     diverged = [f"{key} {value}" for key, value in metrics.items() if not math.isfinite(value)]
     if diverged:
         raise VitposError(f"the loss is not finite after training ({', '.join(diverged)})")
-    before = Results(folder).read(folder / "result.json") if last else None
+    before = Reader(folder).file(str(folder / "result.json")) if last else None
     if before and before["hash"] == run.hash and untested(before):  # a trial that was chosen, trained before
         kept = {key: value for key, value in before.items() if key != "tested"}
         made = {**before["environment"], "sources": model.sources}  # of the test too
