@@ -13,7 +13,6 @@ import argparse
 import base64
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -53,6 +52,7 @@ def studies(runs: int) -> dict[str, dict[str, Any]]:
     seeds = max(2, runs // 100)
     rates = [round(0.0005 * (i + 1), 4) for i in range(5)]
     variants = runs // 5
+    many = [round(1e-5 * (i + 1), 5) for i in range(max(1, variants // 20))]
     return {
         "grid": {"axes": {"position": SCHEMES, "model.lr": rates}, "seeds": list(range(seeds))},
         "variants": {
@@ -60,7 +60,7 @@ def studies(runs: int) -> dict[str, dict[str, Any]]:
             "seeds": list(range(5)),
         },
         "settings": {
-            "axes": {"position": SCHEMES, "model.lr": [round(1e-5 * (i + 1), 5) for i in range(max(1, variants // 20))]},
+            "axes": {"position": SCHEMES, "model.lr": many},
             "seeds": list(range(5)),
         },
         "tuned": {"axes": {"position": SCHEMES}, "tune": {"model.lr": rates}, "seeds": list(range(seeds))},
@@ -128,7 +128,7 @@ def row(run: Run, tested: bool) -> str:
     found: dict[str, Any] = {
         "format": 1, "hash": run.hash, "axes": run.axes, "seed": run.seed, "config": run.config,
         "resolved": {
-            "model": {"patch_size": None, "mixup": 0.0, "cutmix": 0.0, "attention": "auto", "compile": "auto", **config},
+            "model": {"patch_size": None, "mixup": 0.0, "cutmix": 0.0, "attention": "auto", **config},
             "data": {"eval_batch_size": 1000, "seed": run.seed, **run.config["data"]},
             "position": [{"name": "learned", "options": {"scale": 0.02}}],
         },
@@ -138,7 +138,7 @@ def row(run: Run, tested: bool) -> str:
     if tested:
         found["metrics"] = {**metrics, "test/loss": 1 - val, "test/accuracy": float(right.mean())}
         found["per_class"] = {
-            "names": "airplane automobile bird cat deer dog frog horse ship truck".split(),
+            "names": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
             "count": [IMAGES // 10] * 10,
             "correct": np.bincount(labels[right], minlength=10).tolist(),
         }

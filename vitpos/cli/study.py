@@ -7,9 +7,10 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from vitpos.errors import VitposError, unknown
-from vitpos.study import plan, tuning
+from vitpos.study import drawn, plan, tuning
 from vitpos.study.plan import CHOSEN_BY, OPTION, Run, Study
 from vitpos.study.results import Results
 from vitpos.study.seeds import amend, looked, settle
@@ -40,6 +41,7 @@ def command(options: argparse.Namespace) -> int:
     settled = settle(study, results)
     if not options.leave_old:
         results.refuse_strays(study)
+    results.reader.keep()
     if action == "plan":
         from vitpos.study.forecast import forecast
 
@@ -55,7 +57,8 @@ def command(options: argparse.Namespace) -> int:
     if failed and not results.collect(settled)[0]:
         print(f"no run finished; why: vitpos study status {file}")
         return 1
-    report(settled, results, amended)
+    report(settled, results, amended, draw=action == "report")
+    results.reader.keep()
     return 1 if failed else 0
 
 
@@ -140,22 +143,33 @@ def states(runs: tuple[Run, ...], results: Results, metric: str) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
-def report(study: Study, results: Results, amended: list[str]) -> None:
-    """Writes the report and prints the verdict; `amended` is what changed in the study since there were results."""
-    from vitpos.analysis import report
-    from vitpos.study import summary
+def report(study: Study, results: Results, amended: list[str], *, draw: bool = True) -> None:
+    """Writes the report and prints the verdict.
 
+    Args:
+        study: The study, settled.
+        results: Its results.
+        amended: What changed in the study since there were results.
+        draw: Also where the report is up to date.
+    """
     with results.writing():
         rows, failures = results.collect(study)
-        background = report.Background(
-            planned=[{"axes": run.axes, "seed": run.seed} for run in study.runs],
-            text=study.path.read_text(encoding="utf-8-sig"),
-            tuning=[dataclasses.asdict(choice) for choice in study.choices],
-            amended=amended,
-        )
-        print()
-        print(report.write(study.comparison, rows, failures, results.folder, background))
-        summary.write_curves(rows, results.folder)
+        background: dict[str, Any] = {
+            "planned": [{"axes": run.axes, "seed": run.seed} for run in study.runs],
+            "text": study.path.read_text(encoding="utf-8-sig"),
+            "tuning": [dataclasses.asdict(choice) for choice in study.choices],
+            "amended": amended,
+        }
+        origin = drawn.origin(results.digests(rows), study.comparison, failures, background)
+        said = None if draw else drawn.said(results.folder, origin)
+        if said is None:
+            from vitpos.analysis import report
+            from vitpos.study import summary
+
+            said = report.write(study.comparison, rows, failures, results.folder, report.Background(**background))
+            summary.write_curves(rows, results.folder)
+            drawn.keep(results.folder, origin, said)
+    print(f"\n{said}")
     print(f"\nreport       {results.folder / 'report.html'} (the same as text: report.md)")
     print(f"curves       {beside_python('tensorboard')} --logdir {shlex.quote(str(results.folder))}")
 

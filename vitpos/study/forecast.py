@@ -6,7 +6,7 @@ from vitpos.analysis.power import MOST, Goal, SeedPlan, deviation_limits, plan_s
 from vitpos.analysis.runs import Variant, frame
 from vitpos.analysis.verdict import pairs, verdicts
 from vitpos.errors import VitposError
-from vitpos.study.engines.local import default_slots
+from vitpos.study.machine import default_slots
 from vitpos.study.plan import Study
 from vitpos.study.results import Results
 from vitpos.study.timing import estimate
@@ -72,7 +72,7 @@ def deviation(study: Study, results: Results, sd: float | None) -> tuple[list[fl
         return [sd], f"{sd:g} points, as stated with --sd"
     if results.stored():
         try:
-            collected = results.collect(study)[0]
+            collected = results.gather(study)[0]
             found = verdicts(frame(collected, study.comparison.metric), study.comparison)
         except VitposError:  # rows of another metric, or of another version of the study
             found = None

@@ -28,6 +28,8 @@ from vitpos.study.plan import FORMAT, identify
 
 Row = dict[str, Any]
 State = tuple[int, ...]
+Cut = tuple[int, int, int, bytes]
+"""Of a row in a file: number of the line, start, size, digest."""
 MANY = 500  # rows; fewer are read faster than a cache is worth
 YOUNG = 2 * 10**9  # nanoseconds in which a file may change once more without another time of change
 
@@ -91,7 +93,9 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.seen: dict[str, tuple[State, Line | None]] = {}  # files with one row
-        self.cuts: dict[str, tuple[State, list[tuple[int, int, int, bytes]]]] = {}  # of all: number, start, size, digest
+        self.cuts: dict[
+            str, tuple[State, list[tuple[int, int, int, bytes]]]
+        ] = {}  # of all: number, start, size, digest
         self.lines: dict[bytes, Line] = {}
         self.shared: dict[str, Any] = {}
         self.news = 0
@@ -129,13 +133,13 @@ class Reader:
             return
         file, name = path.open("rb"), str(path)
         state = state_of(os.fstat(file.fileno()))
-        then, cuts = self.kept["files"].get(name) or (None, [])
+        then, known = self.kept["files"].get(name) or (None, [])
         if then == state:
-            self.cuts[name] = then, cuts
-            for number, *where in cuts:
+            self.cuts[name] = state, known
+            for number, *where in known:
                 yield (place := Place(file, *where)), self.line(place, f"{path} line {number}")
             return
-        start, cuts = 0, []
+        start, cuts = 0, list[Cut]()
         for number, line in enumerate(file, 1):
             if line.strip():
                 text = line.removesuffix(b"\n")
@@ -154,10 +158,13 @@ class Reader:
                 return
         write(path, ((each.text() if isinstance(each, Place) else each) + b"\n" for each in content))
         starts = itertools.accumulate((_size(each) + 1 for each in content), initial=0)
-        self.cuts[str(path)] = state_of(path.stat()), [
-            (number, start, _size(each), found)
-            for number, (start, each, found) in enumerate(zip(starts, content, digests, strict=False), 1)
-        ]
+        self.cuts[str(path)] = (
+            state_of(path.stat()),
+            [
+                (number, start, _size(each), found)
+                for number, (start, each, found) in enumerate(zip(starts, content, digests, strict=False), 1)
+            ],
+        )
 
     def line(self, place: Place, where: str, text: bytes | None = None) -> Line | None:
         """Reads and checks a row, unless it is known; or says on standard error what is wrong with it: None."""
@@ -209,17 +216,17 @@ class Reader:
         with contextlib.suppress(OSError, ValueError, EOFError, TypeError):
             text = self.store.read_bytes()
             if text[:16] == seal(text[16:]):
-                found: dict[str, dict[Any, Any]] = marshal.loads(text[16:])  # noqa: S302 (sealed, in the user's cache)
+                found: dict[str, dict[Any, Any]] = marshal.loads(text[16:])
                 return found
         return {"files": {}, "rows": {}}
 
     def keep(self) -> None:
         """Keeps what was read for the next command, where that spares it something."""
         now = time.time_ns()
-        files = {
-            path: (state, cuts) for path, (state, cuts) in self.cuts.items() if max(state[3:]) < now - YOUNG
-        }
-        spared = sum(len(cuts) for path, (state, cuts) in files.items() if self.kept["files"].get(path, [0])[0] != state)
+        files = {path: (state, cuts) for path, (state, cuts) in self.cuts.items() if max(state[3:]) < now - YOUNG}
+        spared = sum(
+            len(cuts) for path, (state, cuts) in files.items() if self.kept["files"].get(path, [0])[0] != state
+        )
         if max(spared, self.news) < MANY:
             return
         rows = {}
@@ -231,6 +238,7 @@ class Reader:
         with contextlib.suppress(OSError):  # one that cannot be written is none
             self.store.parent.mkdir(parents=True, exist_ok=True)
             write(self.store, [seal(text), text])
+            self.kept["files"], self.news = files, 0
 
 
 def whole(row: Row) -> bytes:

@@ -15,7 +15,7 @@ from vitpos.configs import flatten
 from vitpos.errors import VitposError
 from vitpos.lock import hold
 from vitpos.study.plan import FORMAT, File, Run, Study, read
-from vitpos.study.reading import Line, Place, Reader, Row, whole, write
+from vitpos.study.reading import Line, Place, Reader, Row, digest, whole, write
 
 CHOICE = ("tuned", "tuned_edge")
 
@@ -234,6 +234,11 @@ class Results:
             if isinstance(line, Line) and line == row and [*line] == [*row]:
                 return line.place
         return whole(row)
+
+    def digests(self, rows: list[Row]) -> list[bytes]:
+        """Returns the digest of the line of each row."""
+        lines = (self.written(row) for row in rows)
+        return [line.digest if isinstance(line, Place) else digest(line) for line in lines]
 
     def gather(self, study: Study) -> tuple[list[Row], list[Row], dict[str, list[Row]]]:
         """Returns rows and failures as `collect`, and what it writes."""

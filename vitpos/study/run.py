@@ -32,6 +32,7 @@ from vitpos.lock import hold
 from vitpos.portraits import probes
 from vitpos.positions import text as texts
 from vitpos.provenance import commit, sources
+from vitpos.study.machine import name
 from vitpos.study.plan import CHOSEN_BY, FORMAT, Run
 from vitpos.study.reading import Reader, Row, parse, whole, write
 from vitpos.study.results import described, untested, unwritable
@@ -332,15 +333,6 @@ def environment(precision: str, device: str, used: list[str]) -> dict[str, Any]:
 
 def hardware(device: str) -> str:
     """Names the GPU, or the processor with the threads in use and the cores there are."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text(encoding="utf-8").splitlines()
-            if "model name" in line
-        ]
-        model = names[0] if names else model
-    return f"{model}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    return (
+        name(device) if device == "cuda" else f"{name(device)}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    )

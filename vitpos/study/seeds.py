@@ -71,9 +71,6 @@ def amend(study: Study, results: Results) -> tuple[Study, list[str]]:
         The study with as many comparisons in its family as were stated at first, at least, and in words what was added
         or left out after there were results.
     """
-    from vitpos.analysis.runs import Variant
-    from vitpos.analysis.verdict import pairs
-
     kept = results.folder / "study.yaml"
     if not kept.exists() or not results.stored():
         return study, []
@@ -89,6 +86,9 @@ def amend(study: Study, results: Results) -> tuple[Study, list[str]]:
 
     changed("seeds", list(map(str, first.seed_list)), list(map(str, now.seed_list)))
     if first.axes != now.axes:
+        from vitpos.analysis.runs import Variant  # imports scipy
+        from vitpos.analysis.verdict import pairs
+
         bare = dataclasses.replace(first, overrides={}, seeds=[0], tune={})
         runs, _ = expand({}, bare, study.path.parent.resolve(), results.settings)
         then, here = (list(dict.fromkeys(Variant.of(run.axes) for run in each)) for each in (runs, study.runs))

@@ -11,24 +11,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import torch
-
 from vitpos.errors import VitposError
 from vitpos.study import worker
 from vitpos.study.engines import Limits, Outcome
+from vitpos.study.machine import default_slots
 from vitpos.study.plan import Run
 from vitpos.study.results import Results, unwritable
 from vitpos.study.run import fail
 
 START_UP = 300.0  # seconds that a worker may take to import what it needs
 GRACE = 30.0  # seconds after which a worker is killed that has not ended itself at its limit
-
-
-def default_slots() -> int:
-    """Returns a run per processor, or up to four that share a GPU, which a small ViT alone does not fill."""
-    # macOS has no sched_getaffinity
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(4, cores // 4)) if torch.cuda.is_available() else cores
 
 
 class Worker:
