@@ -89,7 +89,7 @@ def test_verdicts_are_those_of_the_judge_by_setting_and_size(row):
     }  # fmt: skip
     assert found["scheme"].tolist() == ["b", "d", "c", "a"]
     table = np.array([list(values.values()) for values in found["by_seed"]])
-    expected = inference.judge(table, margin=1.0, alpha=0.05)
+    expected = inference.judge(table, TERMS)
     for column in ("p", "p_equivalence", "low", "high", "least_margin", "beyond", "reason"):
         assert found[column].tolist() == pytest.approx(expected[column].tolist()), column
     two = [r | {"axes": {**r["axes"], "k": k}} for k in (10, 9) for r in rows_of(row, {"a": -3.0 * k, "b": 3.0})]

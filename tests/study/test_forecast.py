@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vitpos.analysis.power import deviation_limits, seeds_for_difference
+from vitpos.analysis.power import deviation_limits, seeds_for
 from vitpos.cli.main import main
 from vitpos.study import forecast, plan
 from vitpos.study.results import Results
@@ -33,7 +33,7 @@ def test_it_says_seeds_power_and_time(told, study_file):
     assert "16 min 00 s in all" in printed
     assert "1.5 points, as stated with --sd" in printed
     for power in (0.8, 0.95):
-        seeds = seeds_for_difference(power, 2.0, 1.5, 0.05 / 3)
+        seeds = seeds_for(power, 2.0, 1.5, 0.05 / 3)
         assert f"{seeds} ({2 * seeds} min 00 s)" in printed
     assert "cannot" not in printed
 

@@ -11,12 +11,10 @@ from typing import Any
 import jinja2
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
 
 from vitpos import style
 from vitpos.analysis import breakdowns, pictures, tables, wording
 from vitpos.analysis.runs import Row, Variant, curves, frame, similarity
-from vitpos.analysis.tables import Table
 from vitpos.analysis.terms import Terms, metric_label
 from vitpos.analysis.verdict import verdicts
 from vitpos.errors import VitposError, visible
@@ -29,13 +27,13 @@ _CURVES = "val/accuracy"
 
 @dataclass(frozen=True)
 class Background:
-    """What a study has besides its terms and its runs, as far as the report says it; all of it may be empty.
+    """What the report shows of a study besides its terms and runs; all of it may be empty.
 
     Attributes:
-        planned: ``axes`` and ``seed`` of all runs of the plan.
-        text: The study file, as it stands.
+        planned: ``axes`` and ``seed`` of all planned runs.
+        text: The study file.
         tuning: What tuning chose for each variant and seed: ``axes``, ``seed``, ``values``, ``scores``, ``edge``,
-            ``error``, as the fields of `vitpos.study.plan.Choice`.
+            ``error``, as in `vitpos.study.plan.Choice`.
         amended: What was added to the study or left out after there were results, in words.
     """
 
@@ -59,14 +57,14 @@ def write(
         terms: What the study stated beforehand.
         rows: Its finished runs.
         failures: Its failed runs: ``axes``, ``seed`` and ``error``.
-        folder: The study's folder; made where missing.
-        background: What else there is of the study.
+        folder: The study's folder; made if missing.
+        background: What else is known about the study.
 
     Returns:
         The answer and the table of verdicts as text of at most 100 columns.
 
     Raises:
-        VitposError: If there are no rows, two for one run, no such metric, or the folder cannot be written.
+        VitposError: There are no rows, two for one run, no such metric, or the folder cannot be written.
     """
     if not rows:
         raise VitposError(
@@ -74,11 +72,40 @@ def write(
         )
     runs = frame(rows, terms.metric)
     found = verdicts(runs, terms, failures, background.planned)
-    effects = {axis: breakdowns.effects(runs, axis, 1 - terms.alpha) for axis in tables.axes(runs)}
-    written = build(runs, found, effects, terms, background)
-    figures = draw(runs, found, effects, terms, written)
-    text = render(runs, found, effects, terms, failures, background, written, figures)
+    effects = {axis: breakdowns.effects(runs, axis, 1 - terms.alpha) for axis in runs.attrs["axes"]}
+    history, maps, by_class = curves(runs, _CURVES), similarity(runs), breakdowns.classes(runs, found)
+    # tables and figures by the name of their files; those without content are neither shown nor written
+    written = {
+        "verdicts": tables.verdict_table(runs, found, terms),
+        "tests": tables.tests(runs, found, terms),
+        "confounds": tables.confounders(runs, found),
+        "errors": tables.errors(runs, found, terms),
+        "schemes": tables.schemes(runs, terms),
+        "options": tables.options(runs, terms),
+        "factors": breakdowns.factors(effects, terms),
+        "orders": breakdowns.orders(effects),
+        "ranking": breakdowns.ranking(runs, found),
+        "cost": breakdowns.cost(runs, found, terms),
+        "classes": by_class,
+        "classes_extreme": breakdowns.class_extremes(by_class),
+        "tuning": breakdowns.tuning(runs, background.tuning),
+    }
     shown = {name: table for name, table in written.items() if len(table.frame)}
+    variants = [*runs["variant"], *(found["candidate"] if len(found) else ())]  # some may have no finished run
+    looks = style.styles({v.position: v.kind for v in variants})
+    at = breakdowns.by_setting(runs, found)
+    drawn = {
+        "forest": pictures.forest(found, terms, looks),
+        "curves": pictures.curves(history, at, looks, metric_label(_CURVES)),
+        "ranking": pictures.ranking(written["ranking"], looks),
+        "pareto": pictures.pareto(written["cost"], terms, looks),
+        "per_class": pictures.classes(written["classes"], terms.reference),
+        "similarity": pictures.similarity(maps),
+        **{_factor(axis): pictures.factor(effect, axis, terms, looks) for axis, effect in effects.items()},
+    }
+    figures = {name: figure for name, figure in drawn.items() if figure is not None}
+    given = {"terms": terms, "runs": runs, "found": found, "effects": effects, "written": written, "figures": figures}
+    text = _render(**given, history=history, maps=maps, background=background, failures=failures)
     folder = Path(folder)
     try:
         for name, figure in figures.items():
@@ -115,112 +142,46 @@ def terminal(found: pd.DataFrame, terms: Terms) -> str:
     return f"As good as {terms.reference}?\n{said}\n\n{columns(header, cells, notes)}"
 
 
-def build(
-    runs: pd.DataFrame,
-    found: pd.DataFrame,
-    effects: Mapping[str, pd.DataFrame],
-    terms: Terms,
-    background: Background,
-) -> dict[str, Table]:
-    """Computes all tables by the name of their files; those without rows are neither shown nor written."""
-    by_class = breakdowns.classes(runs, found)
-    return {
-        "verdicts": tables.verdict_table(runs, found, terms),
-        "tests": tables.tests(runs, found, terms),
-        "confounds": tables.confounders(runs, found),
-        "errors": tables.errors(runs, found, terms),
-        "schemes": tables.schemes(runs, terms),
-        "options": tables.options(runs, terms),
-        "factors": breakdowns.factors(effects, terms),
-        "orders": breakdowns.orders(effects),
-        "ranking": breakdowns.ranking(runs, found),
-        "cost": breakdowns.cost(runs, found, terms),
-        "classes": by_class,
-        "classes_extreme": breakdowns.class_extremes(by_class),
-        "tuning": breakdowns.tuning(runs, background.tuning),
-    }
-
-
-def draw(
-    runs: pd.DataFrame,
-    found: pd.DataFrame,
-    effects: Mapping[str, pd.DataFrame],
-    terms: Terms,
-    written: Mapping[str, Table],
-) -> dict[str, Figure]:
-    """Draws all pictures by the name of their files, without those that have nothing to show."""
-    variants = [*runs["variant"], *(found["candidate"] if len(found) else ())]  # of some no run may be done
-    looks = style.styles({v.position: v.kind for v in variants})
-    at = breakdowns.by_setting(runs, found)
-    drawn = {
-        "forest": pictures.forest(found, terms, looks),
-        "curves": pictures.curves(curves(runs, _CURVES), at, looks, metric_label(_CURVES)),
-        "ranking": pictures.ranking(written["ranking"], looks),
-        "pareto": pictures.pareto(written["cost"], terms, looks),
-        "per_class": pictures.classes(written["classes"], terms.reference),
-        "similarity": pictures.similarity(similarity(runs)),
-    }
-    drawn |= {_factor(axis): pictures.factor(effect, axis, terms, looks) for axis, effect in effects.items()}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
-
-
 def _factor(axis: str) -> str:
     return f"factor_{slug(axis).replace('.', '_')}"
 
 
-def render(
-    runs: pd.DataFrame,
-    found: pd.DataFrame,
-    effects: Mapping[str, pd.DataFrame],
-    terms: Terms,
-    failures: Sequence[Row],
-    background: Background,
-    written: Mapping[str, Table],
-    figures: Mapping[str, Figure],
-) -> str:
+def _listing(text: str) -> str:
+    """Formats text as a fenced block, with a fence longer than any in the text."""
+    fence = "`" * max(3, *(1 + len(run) for run in re.findall("`+", text)), 3)
+    return f"{fence}\n{visible(text.strip())}\n{fence}"
+
+
+def _render(*, runs: pd.DataFrame, background: Background, failures: Sequence[Row], **given: Any) -> str:
     """Renders the Markdown of a report."""
-
-    def figure(name: str, alt: str) -> str:
-        return f"![{paragraph(alt)}](figures/{name}.png)" if name in figures else ""
-
-    def listing(text: str) -> str:
-        fence = "`" * max(3, *(1 + len(run) for run in re.findall("`+", text)), 3)
-        return f"{fence}\n{visible(text.strip())}\n{fence}"
-
-    loader = jinja2.PackageLoader("vitpos.analysis")
     environment = jinja2.Environment(
-        loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("vitpos.analysis"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {
-        "code": code, "text": paragraph, "plural": plural, "names": wording.listing, "factor": _factor, "p": p_value,
-        "number": lambda value: minus(number(value)),
-    }  # fmt: skip
-    rows, history = runs["row"].tolist(), curves(runs, _CURVES)
+    environment.filters |= {"code": code, "text": paragraph, "plural": plural, "names": wording.listing, "p": p_value}
+    environment.filters |= {"factor": _factor, "listing": _listing, "setting": tables.setting_label}
+    environment.filters |= {"number": lambda value, sign=False: minus(number(value, sign=sign))}
+    rows = runs["row"].tolist()
     done = {*zip(runs["variant"], runs["seed"], strict=True)} | {(Variant.of(f["axes"]), f["seed"]) for f in failures}
-    missing = sum((Variant.of(p["axes"]), p["seed"]) not in done for p in background.planned)
-    environments = [row["environment"] for row in rows]
-    installs = Counter(" ".join(f"{k}=={e[k]}" for k in _PACKAGES if k in e) for e in environments)
-    several = len(installs) > 1
-    commands = [
-        f"pip install {what}{f'  # {n} of {len(rows)} runs' if several else ''}" for what, n in installs.most_common()
-    ]
+    made = [row["environment"] for row in rows]
+    installs = Counter(" ".join(f"{k}=={e[k]}" for k in _PACKAGES if k in e) for e in made).most_common()
     shared = wording.common([row["config"] for row in rows])
     text = environment.get_template("report.md.j2").render(
-        terms=terms, runs=runs, found=found, effects=effects, background=background, figures=figures, figure=figure,
-        listing=listing, wording=wording, seeds=sorted(set(runs["seed"])),
-        written=written,
-        facts={name: table.facts for name, table in written.items()},
-        has=lambda name: len(written[name].frame) > 0,
-        table=lambda name: tables.to_markdown(written[name]),
-        needed=len(found) and "seeds needed" in written["verdicts"].columns,
-        warnings=wording.amended(background.amended) + wording.warnings(runs, found, terms, failures, missing, written),
-        reasons={*found["reason"], "indicated" if found["indicated"].any() else ""} if len(found) else set(),
-        no_history=[v.label for v in dict.fromkeys(runs["variant"]) if v not in history],
-        untabled=[v.position for v in dict.fromkeys(runs["variant"]) if v not in similarity(runs)],
+        **given,
+        runs=runs,
+        background=background,
+        wording=wording,
+        table=lambda name: tables.to_markdown(given["written"][name]),
+        seeds=sorted(set(runs["seed"])),
+        variants=list(dict.fromkeys(runs["variant"])),
         failures=[{**f, "label": Variant.of(f["axes"]).label} for f in failures],
-        mixed=wording.mixed(rows), ran_on=wording.ran_on(rows, _PACKAGES),
-        commits=[e.get("commit") for e in environments],
-        commands="\n".join([*commands, f"vitpos study run {terms.name}.yaml --results repeated"]),
+        missing=sum((Variant.of(p["axes"]), p["seed"]) not in done for p in background.planned),
+        facts={name: table.facts for name, table in given["written"].items()},
+        installs=installs,
+        commits=[e.get("commit") for e in made],
+        ran_on=wording.ran_on(rows, _PACKAGES),
         shared=yaml.safe_dump(shared, default_flow_style=None, sort_keys=False, width=110),
-    )  # fmt: skip
+    )
     return re.sub(r"(^(`{3,})\n.*?^\2$)|\n{3,}", lambda m: m[1] or "\n\n", text, flags=re.M | re.S).strip() + "\n"

@@ -1,9 +1,9 @@
-"""The tables of a report, on which its pictures and prose draw: pure functions of runs and verdicts; and writers."""
+"""The tables of a report, from which its pictures and prose draw: pure functions of runs and verdicts; and writers."""
 
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,30 +22,33 @@ from vitpos.analysis.runs import (
     image_error,
     summarize,
 )
-from vitpos.analysis.signs import RESOLUTION
+from vitpos.analysis.signs import RESOLUTION, Floats
 from vitpos.analysis.terms import Terms
 from vitpos.analysis.verdict import pair_up
 from vitpos.errors import VitposError, visible
 from vitpos.text import code, escape, interval, minus, number, p_value
 
-_BCA_PAIRS = 10  # of 5 normal differences a nominal 95 % BCa interval covers the true mean only 84 % of the time
+_BCA_PAIRS = 10  # with 5 normal differences a nominal 95 % BCa interval covers the true mean only 84 % of the time
+_UNDEFINED = (math.nan, math.nan)
+_COUNTS = (
+    *("n", "seeds", "variants", "not a number", "parameters", "position parameters", "of the reference", "images/s"),
+    *("seconds per run", "peak memory, MB", "unpaired seeds", "best", "worst", "times first"),
+)
 KINDS = {
     **dict.fromkeys(("scheme", "axis", "against", "gains most", "loses most"), "code"),
-    **dict.fromkeys(("detail", "seeds needed", "also differs in", "estimate"), "text"),
-    **dict.fromkeys(("schemes, best first", "chosen", "at the edge of"), "text"),
+    **dict.fromkeys(("detail", "seeds needed", "also differs in", "estimate", "schemes, best first"), "text"),
     **dict.fromkeys(("difference", "g", "correlation", "gain", "loss", "minus first", "tau"), "signed"),
-    **dict.fromkeys(("n", "seeds", "variants", "not a number", "parameters", "position parameters"), "count"),
-    **dict.fromkeys(("of the reference", "images/s", "seconds per run", "peak memory, MB", "unpaired seeds"), "count"),
-    **dict.fromkeys(("best", "worst", "times first"), "count"),
     **dict.fromkeys(("RMS at start", "RMS at end"), "number:3"),
-    "verdict": "strong", "value": "value", "MFLOPs per image": "number:1",
-}  # fmt: skip
-"""How columns are written: names that are typed (``code``), ``text``, ``strong``, values of an ``axis`` that the column
-is named after or of another (``value``), ``number`` and ``signed`` with digits, ``count``, ``p``, ``interval``."""
-_LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", **{c: f"\\{c}" for c in "&%$#_{}"},
-}  # fmt: skip
+    **dict.fromkeys(_COUNTS, "count"),
+    **{"verdict": "strong", "value": "value", "MFLOPs per image": "number:1"},
+}
+"""How columns are formatted: typed names (``code``), ``text``, ``strong``, values of the ``axis`` that the column is
+named after or of another (``value``), ``number`` and ``signed`` with digits, ``count``, ``p``, ``interval``."""
+_LEFT = ("code", "text", "strong")
+_LATEX = {ord(c): f"\\{c}" for c in "&%$#_{}"} | {
+    ord(c): f"\\text{name}{{}}"
+    for c, name in zip(r"\~^<>|", ("backslash", "asciitilde", "asciicircum", "less", "greater", "bar"), strict=True)
+}
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ class Table:
 
     Attributes:
         title: What it shows.
-        frame: Its values; the first column says what a row is about, pairs are intervals.
-        facts: What prose or a picture says beside it.
-        kinds: How columns are written that `KINDS` does not know.
+        frame: Its values; the first column names what a row is about, pairs are intervals.
+        facts: Values for the prose or the picture beside it.
+        kinds: Formats of columns that are not in `KINDS`.
     """
 
     title: str
@@ -77,14 +80,18 @@ class Table:
         return {head: self.kinds.get(head) or KINDS.get(head) or kind(head) for head in self.frame}
 
 
-def build(title: str, rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str] | None = None, **facts: Any) -> Table:
-    """Builds a table of rows, each a value by column."""
-    return Table(title, pd.DataFrame(rows, dtype=object), facts, kinds or {})
-
-
-def axes(runs: pd.DataFrame) -> list[str]:
-    """Returns the axes beside position that some variant has."""
-    return sorted({key for variant in runs["variant"] for key, _ in variant.others})
+def build(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    kinds: Mapping[str, str] | None = None,
+    optional: Sequence[str] = (),
+    **facts: Any,
+) -> Table:
+    """Builds a table of rows, each a value by column, without the `optional` columns that are empty."""
+    frame = pd.DataFrame(rows, dtype=object)
+    formats = Table(title, frame, facts, kinds or {}).columns
+    empty = [h for h in optional if h in frame and {_format(formats[h], x) for x in frame[h]} <= {"-", "0"}]
+    return Table(title, frame.drop(columns=empty), facts, kinds or {})
 
 
 def level(value: str) -> str:
@@ -98,39 +105,26 @@ def setting_label(setting: Setting) -> str:
 
 
 def about(runs: pd.DataFrame, position: str, setting: Setting) -> dict[str, str]:
-    """Returns the columns that say what a row is about: the scheme, and the value of each axis."""
+    """Returns the columns that identify a row: the scheme, and the value of each axis."""
     values = dict(setting)
-    return {"scheme": position, **{key: level(values[key]) if key in values else "-" for key in axes(runs)}}
+    return {"scheme": position, **{key: level(values.get(key, "-")) for key in runs.attrs["axes"]}}
 
 
 def each(runs: pd.DataFrame, found: pd.DataFrame) -> list[tuple[Any, dict[str, str]]]:
-    """Returns each comparison with the columns that say what it is about."""
+    """Returns each comparison with the columns that identify it."""
     return [(d, about(runs, d.scheme, d.setting)) for d in found.itertuples()]
 
 
 def verdict_table(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
-    """Returns the verdicts with what they rest on, the largest difference of each setting first."""
+    """Returns the verdicts and the numbers behind them."""
     rows = []
     for d, subject in each(runs, found):
-        few = d.reason == "too few seeds"  # then p is its floor, which says nothing of the difference
+        # with too few seeds p is its floor, which says nothing about the difference
+        p, q = _UNDEFINED if d.reason == "too few seeds" else (d.p, d.p_equivalence)
         row = {"scheme": d.scheme, "verdict": d.verdict, "detail": detail(d), **subject, "difference": d.mean}
-        row |= {f"{terms.confidence} interval": (d.low, d.high), "p (difference)": math.nan if few else d.p}
-        row |= {"p (equivalence)": math.nan if few else d.p_equivalence, "n": d.n, "seeds needed": needed(d)}
-        rows.append(row)
-    return _without_empty(build("Verdicts", rows), "detail", "seeds needed")
-
-
-def _without_empty(found: Table, *heads: str) -> Table:
-    """Leaves out columns that say nothing."""
-
-    def says(value: Any) -> bool:
-        first = value[0] if isinstance(value, tuple) else value
-        return bool(first) and not (isinstance(first, float) and math.isnan(first))
-
-    return replace(
-        found,
-        frame=found.frame.drop(columns=[h for h in heads if h in found.frame and not found.frame[h].map(says).any()]),
-    )
+        row |= {f"{terms.confidence} interval": (d.low, d.high), "p (difference)": p, "p (equivalence)": q}
+        rows.append({**row, "n": d.n, "seeds needed": needed(d)})
+    return build("Verdicts", rows, optional=("detail", "seeds needed"))
 
 
 def detail(d: Any) -> str:
@@ -149,74 +143,71 @@ def needed(d: Any) -> str:
 
 def tests(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
     """Returns effect sizes, unadjusted tests and intervals, and what pairing bought, for specialists."""
-    rows, at = [], terms.confidence
+    rows, bca_interval = [], f"{terms.confidence} BCa interval"
     for d, subject in each(runs, found):
         x = np.array(list(d.by_seed.values()))
-        varied = len(x) > 1 and np.ptp(x) > RESOLUTION
-        t, tost, bca = math.nan, math.nan, (math.nan, math.nan)
+        varied, t, tost, bca = len(x) > 1 and np.ptp(x) > RESOLUTION, math.nan, math.nan, _UNDEFINED
         if varied and d.testable:
             t = float(stats.ttest_1samp(x, 0).pvalue)
             sides = ((terms.margin + x, "greater"), (x - terms.margin, "less"))
             tost = max(float(stats.ttest_1samp(y, 0, alternative=side).pvalue) for y, side in sides)
         if varied and len(x) >= _BCA_PAIRS:
-            rng = np.random.default_rng(0)
-            found_ = stats.bootstrap((x,), np.mean, confidence_level=1 - terms.alpha, method="BCa", batch=100, rng=rng)
-            bca = (float(found_.confidence_interval.low), float(found_.confidence_interval.high))
-        pair = np.array(
-            [[own[s]["metrics"][terms.metric] for s in d.finished] for own in (d.ours, d.theirs)], dtype=float
-        )
-        r, unpaired = inference.pairing_gain(100 * pair[0], 100 * pair[1])
-        row = {
-            **subject,
-            "sd": d.sd,
-            "g": d.g,
-            f"{at} t interval": (d.single_low, d.single_high),
-            f"{at} BCa interval": bca,
-        }
-        row |= {"sign-flip p": d.p_single, "t-test p": t, "TOST p": tost, "p (beyond margin)": d.p_beyond}
-        rows.append({**row, "least margin": d.least_margin, "correlation": r, "unpaired seeds": unpaired})
-    return _without_empty(build("Effect sizes and unadjusted tests", rows), f"{at} BCa interval")
+            rng, level = np.random.default_rng(0), 1 - terms.alpha
+            ends = stats.bootstrap((x,), np.mean, confidence_level=level, method="BCa", batch=100, rng=rng)
+            bca = (float(ends.confidence_interval.low), float(ends.confidence_interval.high))
+        ours, theirs = (_accuracies(own, d.finished, terms) for own in (d.ours, d.theirs))
+        correlation, unpaired = inference.pairing_gain(ours, theirs)
+        row = {**subject, "sd": d.sd, "g": d.g, f"{terms.confidence} t interval": (d.single_low, d.single_high)}
+        row |= {bca_interval: bca, "sign-flip p": d.p_single, "t-test p": t, "TOST p": tost}
+        row |= {"p (beyond margin)": d.p_beyond, "least margin": d.least_margin}
+        rows.append({**row, "correlation": correlation, "unpaired seeds": unpaired})
+    return build("Effect sizes and unadjusted tests", rows, optional=[bca_interval])
+
+
+def _accuracies(rows: Mapping[int, Mapping[str, Any]], seeds: Iterable[int], terms: Terms) -> Floats:
+    return 100 * np.array([rows[seed]["metrics"][terms.metric] for seed in seeds], dtype=float)
 
 
 def confounders(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
-    """Names what differs in each comparison besides the kind of positions; fact ``phrases``: the same as lists."""
-    phrases, rows = [], []
+    """Lists what differs in each comparison besides the kind of positions; fact ``differing``: scheme and text."""
+    rows, differing = [], []
     for d, subject in each(runs, found):
         both = [list(own.values()) for own in (d.ours, d.theirs)]
         try:
-            phrases.append(confounds(*both))
+            text = "; ".join(confounds(*both))
         except VitposError as error:  # rows of a version that writes schemes in another way are still reported
-            phrases.append([str(error)])
+            text = str(error)
+        differing += [(d.scheme, text)] if text else []
         counts = [own[0]["position_parameters"] if own else None for own in both]
-        row = {**subject, "also differs in": "; ".join(phrases[-1]) or "nothing found"}
+        row = {**subject, "also differs in": text or "nothing found"}
         rows.append({**row, "position parameters": counts[0], "of the reference": counts[1]})
-    return build("Confounders", rows, phrases=phrases)
+    return build("Confounders", rows, differing=differing)
 
 
 def errors(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
-    """Sets the error that comes from the seeds beside that from the test images.
+    """Returns the error over seeds and the error over test images of each difference.
 
-    Facts: ``images`` (how many, 0 where rows do not say), ``split``, ``worst`` (largest error of one accuracy).
+    Facts: ``images`` (how many, 0 if rows do not record it), ``split``, ``worst`` (largest error of one accuracy).
     """
-    split = terms.metric.split("/")[0]
+    split, both_errors = terms.metric.split("/")[0], f"{terms.confidence} interval with both"
     images = min(row["data"].get(split) or 0 for row in runs["row"])
-    worst = (
-        max((accuracy_error(x, images) for x in runs["accuracy"].dropna()), default=math.nan) if images else math.nan
-    )
+    known = runs["accuracy"].dropna() if images else ()
     rows = []
-    for d, subject in each(runs, found[found["finished"].map(len) > 0] if images and len(found) else found[:0]):
-        ours, theirs = ([own[s] for s in d.finished] for own in (d.ours, d.theirs))
-        exact = image_error(ours, theirs) if split == "test" else math.nan
-        means = [100 * float(np.mean([row["metrics"][terms.metric] for row in own])) for own in (ours, theirs)]
-        known, both = math.isfinite(exact), (math.nan, math.nan)
-        if known and not d.scored and (right := flags([*ours, *theirs])) is not None:
-            both = inference.pigeonhole_interval(right[: len(ours)], right[len(ours) :], 1 - terms.alpha)
+    for d, subject in each(runs, found):
+        if not images or not d.finished:
+            continue
+        ours, theirs = (_accuracies(own, d.finished, terms).mean() for own in (d.ours, d.theirs))
+        error, both = difference_error_bound(ours, theirs, images), _UNDEFINED
         row = {**subject, "difference": d.mean, "error over seeds": d.sd / math.sqrt(d.n)}
-        row |= {"error over images": exact if known else difference_error_bound(means[0], means[1], images)}
-        row |= {"estimate": "by image" if known else "upper bound", f"{terms.confidence} interval with both": both}
-        rows.append(row)
-    found_ = build("Sources of error", rows, images=images, split=split, worst=worst)
-    return _without_empty(found_, f"{terms.confidence} interval with both")
+        right = flags([own[s] for own in (d.ours, d.theirs) for s in d.finished]) if split == "test" else None
+        if exact := right is not None and right.shape[1] > 1:
+            a, b = np.split(right, 2)
+            error = image_error(a, b)
+            both = _UNDEFINED if d.scored else inference.pigeonhole_interval(a, b, 1 - terms.alpha)
+        row |= {"error over images": error, "estimate": "by image" if exact else "upper bound"}
+        rows.append({**row, both_errors: both})
+    worst = max((accuracy_error(x, images) for x in known), default=math.nan)
+    return build("Sources of error", rows, None, [both_errors], images=images, split=split, worst=worst)
 
 
 def schemes(runs: pd.DataFrame, terms: Terms) -> Table:
@@ -229,7 +220,7 @@ def schemes(runs: pd.DataFrame, terms: Terms) -> Table:
         row |= {"parameters": first["parameters"], "position parameters": first["position_parameters"]}
         row |= {"RMS at start": own["rms_start"].mean(), "RMS at end": own["rms_end"].mean()}
         rows.append({**row, "images/s": own["images_per_second"].mean()})
-    return _without_empty(build("All schemes", rows), "not a number")
+    return build("All schemes", rows, optional=["not a number"])
 
 
 def best_first(runs: pd.DataFrame) -> list[tuple[Variant, pd.DataFrame]]:
@@ -264,14 +255,6 @@ def options(runs: pd.DataFrame, terms: Terms) -> Table:
     return build("Scheme options against defaults", rows, spreads=spreads)
 
 
-def _is_text(kind: str) -> bool:
-    return kind in ("code", "text", "strong")
-
-
-def _is_number(kind: str) -> bool:
-    return not _is_text(kind) and kind not in ("axis", "value")
-
-
 def _format(kind: str, value: Any) -> str:
     """Formats a value as plain text."""
     name, _, digits = kind.partition(":")
@@ -291,15 +274,15 @@ def to_markdown(table: Table) -> str:
     """Lays out a table as Markdown."""
 
     def cell(kind: str, value: Any) -> str:
-        if _is_number(kind):
-            return minus(_format(kind, value))
         plain = _format(kind, value)
+        if not isinstance(value, str):
+            return minus(plain)
         text = code(plain) if kind == "code" else f"**{escape(plain)}**" if kind == "strong" else escape(plain)
         return text.replace("|", "\\|")
 
     columns = table.columns
     heads = [cell("code" if kind == "axis" else "text", head) for head, kind in columns.items()]
-    lines = [heads, ["---" if _is_text(kind) else "---:" for kind in columns.values()]]
+    lines = [heads, ["---" if kind in _LEFT else "---:" for kind in columns.values()]]
     lines += [[*map(cell, columns.values(), row)] for row in table.frame.itertuples(index=False, name=None)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -327,18 +310,16 @@ def to_csv(table: Table) -> str:
 def to_latex(table: Table) -> str:
     r"""Writes a table as a LaTeX ``tabular`` with rules of booktabs, to be read with ``\input``."""
 
-    def escaped(text: str) -> str:
-        return "".join(_LATEX.get(character, character) for character in text)
-
     def cell(kind: str, value: Any) -> str:
         text = _format(kind, value)
-        if _is_number(kind) and any(map(str.isdigit, text)):
+        if not isinstance(value, str) and any(map(str.isdigit, text)):
             return f"${re.sub(r'(?<=[0-9]),(?=[0-9])', '{,}', text)}$"  # for a minus that is one
-        return {"code": "\\texttt{%s}", "strong": "\\textbf{%s}"}.get(kind, "%s") % escaped(text)
+        return {"code": "\\texttt{%s}", "strong": "\\textbf{%s}"}.get(kind, "%s") % text.translate(_LATEX)
 
     columns = table.columns
-    lines = [map(escaped, columns), *(map(cell, columns.values(), row) for row in table.frame.itertuples(index=False))]
+    lines = [[head.translate(_LATEX) for head in columns]]
+    lines += [[*map(cell, columns.values(), row)] for row in table.frame.itertuples(index=False, name=None)]
     head, *rows = [" & ".join(line) + r" \\" for line in lines]
-    layout = "".join("l" if _is_text(kind) else "r" for kind in columns.values())
+    layout = "".join("l" if kind in _LEFT else "r" for kind in columns.values())
     begin = f"% {table.title}; needs \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{layout}}}"
     return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", "\\end{tabular}\n"])

@@ -62,11 +62,6 @@ class Terms:
             )
 
     @property
-    def rule(self) -> str:
-        """How seeds come: ``settled`` where they are added until all is decided, else ``fixed``."""
-        return "settled" if self.start else "fixed"
-
-    @property
     def confidence(self) -> str:
         """Confidence level of intervals as text: ``95 %``."""
         return f"{100 * (1 - self.alpha):g} %"

@@ -3,14 +3,13 @@
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from vitpos.analysis import inference
-from vitpos.analysis.runs import Row, Variant, level_order
+from vitpos.analysis.runs import Row, Variant, setting_order
 from vitpos.analysis.terms import Terms
 from vitpos.errors import unknown
 
@@ -75,32 +74,21 @@ def verdicts(
     if found.empty:
         return found
     seeds = sorted({seed for values in found["by_seed"] for seed in values}) or [0]
-    by_terms = partial(
-        inference.judge, margin=terms.margin, alpha=terms.alpha, correction=terms.correction,
-        family=terms.family or None, rule=terms.rule,
-    )  # fmt: skip
 
     def judge(column: str) -> pd.DataFrame:
-        table = np.array([[values.get(s, math.nan) for s in seeds] for values in found[column]], dtype=float)
-        judged = by_terms(np.where(found[["testable"]], table, math.nan))
-        for i in np.flatnonzero(~found["testable"]):  # has a mean and a deviation none the less
-            shown = by_terms(table[[i]]).iloc[0]
-            for name in ("n", "mean", "sd", "single_low", "single_high", "g"):
-                judged.loc[i, name] = shown[name]
-        return judged
+        differences = pd.DataFrame(found[column].tolist()).reindex(columns=seeds)
+        return inference.judge(differences.to_numpy(dtype=float), terms, found["testable"].to_numpy())
 
     result = found.join(judge("by_seed"))
     if (scored := found["scored"].map(len) > 0).any():
         other = judge("finished")
         result[["mean_without", "without"]] = other.loc[scored, ["mean", "verdict"]]
     result["note"] = [_note(terms, d) for _, d in result.iterrows()]
-
-    def place(i: int) -> tuple[Any, ...]:
-        mean = result["mean"][i]
-        at = [(axis, level_order(value)) for axis, value in result["setting"][i]]
-        return (at, math.isnan(mean), 0 if math.isnan(mean) else -mean, result["candidate"][i])
-
-    return result.loc[sorted(result.index, key=place)].reset_index(drop=True)
+    order = sorted(
+        result.itertuples(),
+        key=lambda d: (setting_order(d.setting), -np.nan_to_num(d.mean, nan=-math.inf), d.candidate),
+    )
+    return result.loc[[d.Index for d in order]].reset_index(drop=True)
 
 
 def compare(runs: pd.DataFrame, terms: Terms, failures: Sequence[Row], planned: Sequence[Row]) -> pd.DataFrame:
