@@ -63,7 +63,7 @@ class Here:
 @pytest.fixture
 def in_process(monkeypatch):
     """Makes studies run in this process."""
-    monkeypatch.setattr("vitpos.study.driver.make", Here)
+    monkeypatch.setattr("vitpos.study.engines.make", Here)
 
 
 def write_study(folder: Path, name: str = "small", **changes: object) -> Path:
@@ -116,7 +116,7 @@ def done_once(tmp_path_factory) -> Done:
     folder = tmp_path_factory.mktemp("done")
     file, printed = write_study(folder), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
-        patch.setattr("vitpos.study.driver.make", Here)
+        patch.setattr("vitpos.study.engines.make", Here)
         assert main(["study", "run", str(file), "--results", str(folder / "results")]) == 0
     return Done(file, folder / "results", printed.getvalue())
 

@@ -1,7 +1,9 @@
 """Reading configs and study files: one value for one number, and no key twice."""
 
+import copy
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +38,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
         VitposError: It cannot be read, is not YAML, has a key twice, or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a mark
-        content = yaml.load(text, Loader)
+        content, found = _parse(path.read_text(encoding="utf-8-sig"))  # Windows editors begin a file with a mark
     except OSError as error:
         raise VitposError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, a date that does not exist
         raise VitposError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise VitposError(f"{path} should hold keys and values, got {type(content).__name__}")
-    refuse_twice(path)
-    return content
+    refuse(found, path)
+    return copy.deepcopy(content)
+
+
+@functools.lru_cache(8)  # the same study file is read several times by a command, and may list thousands of values
+def _parse(text: str) -> tuple[Any, list[tuple[str, int]]]:
+    """Reads YAML: its content, and its keys with their lines."""
+    loader = Loader(text)
+    try:
+        tree = loader.get_single_node()
+        found = list(keys(tree, set()))  # before merge keys are put in their place
+        return (None if tree is None else loader.construct_document(tree)), found
+    finally:
+        loader.dispose()
 
 
 def refuse_twice(path: Path) -> None:
@@ -54,12 +67,17 @@ def refuse_twice(path: Path) -> None:
     Raises:
         VitposError: Names the key and both lines.
     """
-    lines: dict[str, int] = {}
     try:
-        tree = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader)
+        found = _parse(path.read_text(encoding="utf-8-sig"))[1]
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return  # whoever reads it will say so
-    for key, line in keys(tree, set()):
+    refuse(found, path)
+
+
+def refuse(found: Iterable[tuple[str, int]], path: Path) -> None:
+    """Stops at a key that stands twice (errors as `refuse_twice`)."""
+    lines: dict[str, int] = {}
+    for key, line in found:
         if key in lines:
             raise VitposError(f"{path} gives {key} twice: in line {lines[key]} and in line {line}; leave one out")
         lines[key] = line

@@ -344,7 +344,7 @@ def test_an_interrupted_study_goes_on_with_its_trials_and_tests(words, in_proces
     capsys.readouterr()
     if after == 5:
         assert main(words("status")) == 0
-        assert capsys.readouterr().out.splitlines()[-2:] == ["missing learned, seed 0  its test", "1 done, 1 missing"]
+        assert capsys.readouterr().out.splitlines()[-2:] == ["missing   learned, seed 0  its test", "1 done, 1 missing"]
     assert main(words("run")) == 0
     printed = capsys.readouterr().out
     assert ("2 runs, 0 done before and skipped, 2 to do, chosen from 4 trials, 2 to do" if after == 2 else

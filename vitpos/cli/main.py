@@ -8,6 +8,7 @@ import io
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,7 +31,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The words after ``vitpos``; left out, those of the process.
 
     Returns:
-        0 where all went well, 1 where runs of a study failed, 2 for a user's mistake, 130 for an interrupt.
+        0 where all went well, 1 where runs of a study failed, 2 for a user's mistake, 128 and the signal's number for
+        an interrupt.
     """
     words = list(sys.argv[1:] if args is None else args)
     try:
@@ -46,12 +48,12 @@ def main(args: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(visible(f"vitpos: error: {error.filename or 'output'}: {error.strerror or error}"), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         way = "again goes on where this one stopped"
         if words and words[0] in fit.COMMANDS:
             way = "with --ckpt_path last goes on after the last finished epoch, if there is one"
         print(f"vitpos: interrupted; the same command {way}", file=sys.stderr)
-        return 130
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
 
 
 def settle_environment() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitpos.errors import VitposError, unknown
-from vitpos.study import drawn, plan, tuning
+from vitpos.study import drawn, heartbeat, plan, tuning
 from vitpos.study.plan import CHOSEN_BY, OPTION, Run, Study
 from vitpos.study.results import Results
 from vitpos.study.seeds import amend, looked, settle
@@ -87,7 +87,8 @@ def run(study: Study, settled: Study, results: Results, options: argparse.Namesp
     from vitpos.study import driver, engines
 
     limits = engines.Limits(options.run_timeout, options.cpus_per_run, options.gpus_per_run)
-    engine = engines.Options(options.engine, limits, options.workers, options.ray_address, dict(options.slurm or ()))
+    asked = engines.Options(options.engine, limits, options.workers, options.ray_address, dict(options.slurm or ()))
+    engine = engines.make(asked, results)
     due = [*trials, *(each for each in missing if each.tuned is not None)]
     with results.lock():
         results.keep(study)
@@ -126,21 +127,29 @@ def states(runs: tuple[Run, ...], results: Results, metric: str) -> str:
     """Prints a line per run, and returns how many are in each state."""
     counts: Counter[str] = Counter()
     for run in runs:
-        row, failure = results.row(run), results.failure(run) if run.tuned is not None else None
-        if row:
-            value = row["metrics"].get(metric)
-            state, detail = "done", f"{metric} {value:.4f}" if value is not None else f"no {metric}"
-        elif failure or run.blocked:
-            state, detail = "failed", failure["error"] if failure else run.blocked
-        elif run.tuned is None:
-            state, detail = "waiting", "for tuning"
-        else:
-            trained = run.trial and run.test  # only its test is
-            begun = not trained and (results.of(run) / "last.ckpt").exists()
-            state, detail = "started" if begun else "missing", "its test" if trained else ""
+        state, detail = state_of(run, results, metric)
         counts[state] += 1
-        print(f"{state:8}{run.label}  {detail}".rstrip())
+        print(f"{state:<10}{run.label}  {detail}".rstrip())
     return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def state_of(run: Run, results: Results, metric: str) -> tuple[str, str]:
+    """Says in a word how far a run is, with details."""
+    if row := results.row(run):
+        value = row["metrics"].get(metric)
+        return "done", f"{metric} {value:.4f}" if value is not None else f"no {metric}"
+    if run.tuned is None:
+        return ("failed", run.blocked) if run.blocked else ("waiting", "for tuning")
+    beat = heartbeat.read(results.of(run))
+    if beat and beat.alive:
+        return "running", f"{beat.progress}; {beat.place}"
+    if failure := results.failure(run):
+        return "failed", failure["error"]
+    if beat:
+        return "abandoned", f"{beat.progress}; {beat.place}; goes on from its checkpoint with the next study run"
+    if run.trial and run.test:  # it is trained
+        return "missing", "its test"
+    return ("started" if (results.of(run) / "last.ckpt").exists() else "missing"), ""
 
 
 def report(study: Study, results: Results, amended: list[str], *, draw: bool = True) -> None:

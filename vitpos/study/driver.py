@@ -1,16 +1,19 @@
 """Does the runs of a study that are due: hands them to an engine, and tries again what was lost."""
 
+import contextlib
+import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 
 from vitpos.errors import VitposError
 from vitpos.study import tuning
-from vitpos.study.engines import Engine, Options, make
+from vitpos.study.engines import Engine
 from vitpos.study.plan import Run, Study
 from vitpos.study.results import Results
 from vitpos.study.run import prepare
 from vitpos.study.seeds import looked, settle
-from vitpos.study.view import View
+from vitpos.study.view import View, open_view
 
 TICK = 2.0  # seconds between two looks at what runs
 
@@ -42,9 +45,10 @@ def run_all(runs: Sequence[Run], results: Results, engine: Engine, *, retries: i
     while waiting or running:
         while waiting and len(running) < engine.slots:
             run = waiting.popleft()
+            checkpoint = (results.of(run) / "last.ckpt").exists()
             engine.start(run)
             running[run.hash] = run
-            view.start(run)
+            view.start(run, checkpoint)
         for outcome in engine.wait(TICK):
             run = running.pop(outcome.run.hash)
             attempts[run.hash] += 1
@@ -52,20 +56,21 @@ def run_all(runs: Sequence[Run], results: Results, engine: Engine, *, retries: i
                 view.again(run, outcome.error, attempts[run.hash], retries)
                 waiting.appendleft(run)
                 continue
-            view.end(run, outcome.error, engine.slots)
+            view.end(run, outcome.error)
             failed += outcome.error is not None
             if outcome.error and fail_fast:
                 raise Enough
+        view.tick(engine.slots)
     return failed
 
 
-def carry_out(study: Study, results: Results, options: Options, *, retries: int, fail_fast: bool) -> int:
+def carry_out(study: Study, results: Results, engine: Engine, *, retries: int, fail_fast: bool) -> int:
     """Does what a study lacks; where it tunes, or adds seeds, a few seeds are finished before the next are begun.
 
     Args:
         study: The study, with all seeds that there may be.
         results: Its results.
-        options: The engine, and what it may use.
+        engine: Carries the runs out; not entered yet.
         retries: See `run_all`.
         fail_fast: See `run_all`.
 
@@ -76,7 +81,8 @@ def carry_out(study: Study, results: Results, options: Options, *, retries: int,
         VitposError: The engine cannot work, or the results cannot be written.
     """
     failed = 0
-    with make(options, results) as engine, View(results) as view:
+    with stoppable(), engine, open_view(results) as view:
+        view.tick(engine.slots)
 
         def do(runs: Sequence[Run]) -> int:
             if not runs:
@@ -91,6 +97,25 @@ def carry_out(study: Study, results: Results, options: Options, *, retries: int,
             view.say("stopped at the first failed run, as --fail-fast asks; the same command goes on")
             failed += 1
     return failed
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end a study as Ctrl-C does, by an interrupt, so that the terminal is left as it was."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # only that one can
+    try:
+        for number in numbers:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def do_seeds(

@@ -17,11 +17,26 @@ def cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def default_slots() -> int:
-    """Returns a run per processor, or up to four that share a GPU, which a small ViT alone does not fill."""
+def visible_gpus() -> list[str]:
+    """Returns the GPUs that this process may use, each as ``CUDA_VISIBLE_DEVICES`` names it; none without CUDA."""
+    if not cuda():
+        return []
+    import torch
+
+    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(count)) if given is None else (name.strip() for name in given.split(","))
+    return list(names)[:count]
+
+
+def cores() -> int:
+    """Returns the processors that this process may use."""
     # macOS has no sched_getaffinity
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(4, cores // 4)) if cuda() else cores
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_slots() -> int:
+    """Returns how many runs are carried out at a time at first: one a GPU, else one a processor."""
+    return len(visible_gpus()) or cores()
 
 
 def name(device: str) -> str:

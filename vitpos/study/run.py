@@ -32,6 +32,7 @@ from vitpos.lock import hold
 from vitpos.portraits import probes
 from vitpos.positions import text as texts
 from vitpos.provenance import commit, sources
+from vitpos.study.heartbeat import Pulse
 from vitpos.study.machine import name
 from vitpos.study.plan import CHOSEN_BY, FORMAT, Run
 from vitpos.study.reading import Reader, Row, parse, whole, write
@@ -75,6 +76,8 @@ def prepare(run: Run, folder: Path, *, checkpoint: Path | None = None) -> Vitpos
     """
     config = copy.deepcopy(run.config)  # jsonargparse changes what it is given
     config["trainer"] = {**config.get("trainer", {}), "default_root_dir": str(folder)}
+    if isinstance(devices := config["trainer"].get("devices"), list) and len(devices) == 1:
+        config["trainer"]["devices"] = 1  # which one is the engine's choice
     if config["trainer"].get("fast_dev_run"):
         raise VitposError("trainer.fast_dev_run tries the code out; what comes of it is no result of a study")
     if (root := (config.get("data") or {}).get("root")) and (run.study / root).exists():
@@ -113,9 +116,13 @@ def execute(run: Run, folder: Path, engine: str = "") -> Outcome:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # of an interrupted study, say, whose processes end some seconds after it
-        with hold(folder / ".lock", f"another process works in {folder}", wait=60), texts.looking_in(run.study):
+        with (
+            hold(folder / ".lock", f"another process works in {folder}", wait=60),
+            texts.looking_in(run.study),
+            Pulse(folder, engine) as pulse,
+        ):
             (folder / "failure.json").unlink(missing_ok=True)
-            text = whole(train(run, folder))
+            text = whole(train(run, folder, pulse))
             parse(text)  # better now than as a result that is never taken
             write(folder / "result.json", [text])
         return Outcome(run, None)
@@ -149,7 +156,7 @@ def fail(run: Run, folder: Path, error: str, trace: str = "") -> str:
     return text
 
 
-def train(run: Run, folder: Path) -> Row:
+def train(run: Run, folder: Path, pulse: Pulse) -> Row:
     """Trains and, unless it is a trial that was not chosen, tests, and makes the row.
 
     A trial that was chosen goes on from the checkpoint after its last epoch, so that nothing is left to train.
@@ -159,6 +166,7 @@ def train(run: Run, folder: Path) -> Row:
             to choose by.
     """
     cli, last = begin(run, folder)
+    pulse.cli = cli
     if dataclasses.replace(run).hash != run.hash:  # a new object reads the file of the scheme again
         raise VitposError(f"the file of {run.axes['position']} changed since the study began; start the study again")
     trainer, model, data = cli.trainer, cli.model, cli.datamodule

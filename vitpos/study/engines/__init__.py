@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
+from vitpos.errors import VitposError
 from vitpos.study.plan import Run
 from vitpos.study.results import Results
 from vitpos.study.run import Outcome
@@ -84,8 +85,16 @@ def make(options: Options, results: Results) -> Engine:
         results: Where the runs' folders are.
 
     Raises:
-        VitposError: Its package is not installed.
+        VitposError: Its package is not installed, or an option is for another engine.
     """
+    for option, given, takers in (
+        ("--cpus-per-run", options.limits.cpus != 1, ("ray", "submitit")),
+        ("--gpus-per-run", options.limits.gpus is not None, ("ray", "submitit")),
+        ("--ray-address", options.ray_address, ("ray",)),
+        ("--slurm", options.slurm, ("submitit",)),
+    ):
+        if given and options.name not in takers:
+            raise VitposError(f"{option} is for --engine {' or '.join(takers)}, not for {options.name}")
     from vitpos.study.engines.local import Local
 
     return Local(results, options.limits, options.workers)

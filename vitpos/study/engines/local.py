@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+from collections import Counter
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -12,9 +13,10 @@ from types import TracebackType
 from typing import Self
 
 from vitpos.errors import VitposError
-from vitpos.study import worker
+from vitpos.study import heartbeat, worker
 from vitpos.study.engines import Limits, Outcome
-from vitpos.study.machine import default_slots
+from vitpos.study.engines.sharing import Sharing
+from vitpos.study.machine import cores, default_slots, visible_gpus
 from vitpos.study.plan import Run
 from vitpos.study.results import Results, unwritable
 from vitpos.study.run import fail
@@ -28,9 +30,11 @@ class Worker:
 
     Args:
         log: Where its output goes until it has a run.
+        gpu: The only GPU that it sees, as ``CUDA_VISIBLE_DEVICES`` names it; None where there is none.
     """
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, gpu: str | None = None) -> None:
+        self.gpu = gpu
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=worker.serve, args=(theirs, log))
@@ -39,9 +43,14 @@ class Worker:
         self.deadline = float("inf")
         blocked = {signal.SIGINT, signal.SIGHUP}  # inherited: until the worker has a process group of its own
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        environment = dict(os.environ)
         try:
+            if gpu is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = gpu
             self.process.start()
         finally:
+            os.environ.clear()
+            os.environ.update(environment)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self.pid = int(self.process.pid or -1)
@@ -61,13 +70,15 @@ class Local:
     Args:
         results: Where the runs' folders are.
         limits: What one attempt may use; here the time.
-        workers: Runs at a time, or None for `default_slots`.
+        workers: Runs at a time; None for one a processor or, where there are GPUs, as many as are found to pay.
         name: What heartbeats call the engine, for another one that uses this one on its machines.
     """
 
     def __init__(self, results: Results, limits: Limits, workers: int | None = None, name: str = "local") -> None:
         self.results, self.limits, self.name = results, limits, name
         self.slots = workers or default_slots()
+        self.gpus = visible_gpus()
+        self.sharing = None if workers or not self.gpus else Sharing(len(self.gpus))
         self.workers: list[Worker] = []
 
     def __enter__(self) -> Self:
@@ -81,8 +92,11 @@ class Local:
         for each in self.workers:
             if each.run is None and error is None:
                 each.pipe.close()
-            else:
-                each.kill()
+                continue
+            each.kill()
+            if each.run is not None:
+                with contextlib.suppress(OSError):
+                    (self.results.of(each.run) / heartbeat.FILE).unlink(missing_ok=True)
         until = time.monotonic() + GRACE
         for each in self.workers:
             each.process.join(max(0.0, until - time.monotonic()))
@@ -97,9 +111,11 @@ class Local:
         except OSError as error:
             raise unwritable(folder, error) from error
         while True:
-            free = next((each for each in self.workers if each.run is None), None)
+            busy = Counter(each.gpu for each in self.workers if each.run is not None)
+            gpu = min(self.gpus, key=lambda name: busy[name], default=None)
+            free = next((each for each in self.workers if each.run is None and each.gpu == gpu), None)
             if free is None:
-                free = Worker(folder / worker.OUTPUT)
+                free = Worker(folder / worker.OUTPUT, gpu)
                 self.workers.append(free)
             try:
                 free.pipe.send((run, folder, self.limits.timeout, self.name))
@@ -128,6 +144,9 @@ class Local:
             busy = [each for each in self.workers if each.run is not None]
             next_ = min([until, *(each.deadline for each in busy)])
             wait([*(each.pipe for each in busy), *(each.process.sentinel for each in busy)], next_ - time.monotonic())
+            if self.sharing is not None:
+                beats = [heartbeat.read(self.results.of(each.run)) for each in busy if each.run]
+                self.slots = len(self.gpus) * self.sharing.look(beats)
             ended = [outcome for each in busy if each.run and (outcome := self.look(each, each.run))]
             if ended or not busy or time.monotonic() >= until:
                 return ended
@@ -159,9 +178,10 @@ class Local:
         each.kill()
         self.workers.remove(each)
         folder = self.results.of(run)
-        if self.results.row(run) is not None:
-            return Outcome(run, None)  # it was through
         try:
+            (folder / heartbeat.FILE).unlink(missing_ok=True)
+            if self.results.row(run) is not None:
+                return Outcome(run, None)  # it was through
             hung = read_end(folder / worker.HUNG)
             if hung and not error:
                 error = f"ran longer than --run-timeout {self.limits.timeout:g} s; hung in {worker.where(hung)}"
