@@ -99,7 +99,14 @@ def compare(runs: pd.DataFrame, terms: Terms, failures: Sequence[Row], planned: 
     seeds = {*runs["seed"], *(seed for _, seed in wanted)}
     classes = {len(row["per_class"]["names"]) for row in runs["row"] if row.get("per_class")}
     chance = 100 / classes.pop() if len(classes) == 1 else math.nan
-    return pd.DataFrame([pair_up(runs, c, r, seeds, lost, chance) for c, r in pairs(variants, terms.reference)])
+    by_variant = dict(list(runs.groupby("variant")))
+    none = runs[:0]
+
+    def pair(*both: Variant) -> dict[str, Any]:
+        own = pd.concat([by_variant.get(variant, none) for variant in both])
+        return pair_up(own, *both, seeds, {(v, seed) for v, seed in lost if v in both}, chance)
+
+    return pd.DataFrame([pair(*both) for both in pairs(variants, terms.reference)])
 
 
 def pair_up(
@@ -140,20 +147,20 @@ def pair_up(
             notes.append(f"no run of {who} with {_seeds(missing)}")
         known = own["accuracy"].dropna()
         scores.append(pd.concat([known, pd.Series(chance, which)]) if scored and which else known)
-    a, b = both
-    foreign = {s: _foreign(a["row"][s], b["row"][s]) for s in sorted(set(a.index) & set(b.index))}
+    a, b = (own["row"].to_dict() for own in both)
+    foreign = {s: _foreign(a[s], b[s]) for s in sorted(a.keys() & b.keys())}
     if unpaired := [s for s, what in foreign.items() if what]:
         what = dict.fromkeys(key for s in unpaired for key in foreign[s])
         notes.append(f"{_seeds(unpaired)} not paired: the two runs differ in {', '.join(what)}")
     finished, differences = (
         {int(s): float(x) for s, x in (ours - theirs).dropna().sort_index().items() if not foreign.get(s)}
-        for ours, theirs in ([a["accuracy"], b["accuracy"]], scores)
+        for ours, theirs in ([own["accuracy"] for own in both], scores)
     )
-    made = {_sources(own["row"][s]) for s in finished for own in both} - {""}
+    made = {_sources(own[s]) for s in finished for own in (a, b)} - {""}
     if len(made) > 1:
         testable = False
         notes.append(f"the runs were trained by {len(made)} versions of the code: no verdict over them")
-    notes += _mixed([(s, a["row"][s], b["row"][s]) for s in finished])
+    notes += _mixed([(s, a[s], b[s]) for s in finished])
     return {
         "candidate": candidate,
         "reference": reference,
@@ -162,8 +169,8 @@ def pair_up(
         "finished": finished,
         "by_seed": differences,
         "scored": sorted(set(differences) - set(finished)),
-        "ours": a["row"].to_dict(),
-        "theirs": b["row"].to_dict(),
+        "ours": a,
+        "theirs": b,
         "testable": testable,
         "notes": notes,
     }
@@ -171,7 +178,8 @@ def pair_up(
 
 def _foreign(ours: Row, theirs: Row) -> list[str]:
     """Names what keeps two runs of one seed from being a pair."""
-    differ = [key for key in _PAIRED if conditions(ours).get(key) != conditions(theirs).get(key)]
+    a, b = conditions(ours), conditions(theirs)
+    differ = [key for key in _PAIRED if a.get(key) != b.get(key)]
     made = {_sources(ours), _sources(theirs)} - {""}
     return [*differ, *(["training code"] if len(made) > 1 else [])]
 

@@ -2,9 +2,12 @@
 
 import math
 
+import pandas as pd
+
+from vitpos.analysis.inference import describe
 from vitpos.analysis.power import MOST, Goal, SeedPlan, deviation_limits, plan_seeds
 from vitpos.analysis.runs import Variant, frame
-from vitpos.analysis.verdict import pairs, verdicts
+from vitpos.analysis.verdict import compare, pairs
 from vitpos.errors import VitposError
 from vitpos.study.machine import default_slots
 from vitpos.study.plan import Study
@@ -73,7 +76,8 @@ def deviation(study: Study, results: Results, sd: float | None) -> tuple[list[fl
     if results.stored():
         try:
             collected = results.gather(study)[0]
-            found = verdicts(frame(collected, study.comparison.metric), study.comparison)
+            found = compare(frame(collected, study.comparison.metric), study.comparison, (), ())
+            found = found.join(describe(pd.DataFrame(found["by_seed"].tolist()).sort_index(axis=1)))
         except VitposError:  # rows of another metric, or of another version of the study
             found = None
         if found is not None and len(found) and (found["sd"] > 0).any():

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from vitpos import paths
 from vitpos.errors import VitposError
@@ -34,11 +34,24 @@ MANY = 500  # rows; fewer are read faster than a cache is worth
 YOUNG = 2 * 10**9  # nanoseconds in which a file may change once more without another time of change
 
 
+class Opened:
+    """A file that stays open as long as somebody may read a line of it: it may be replaced by then."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.number = os.open(name, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        """Closes the file."""
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
 @dataclass(frozen=True)
 class Place:
-    """Where the bytes of a row are: in a file of its own, or a line of one that is kept open, as it may be replaced."""
+    """Where the bytes of a row are: in a file of its own, or a line of one."""
 
-    file: str | BinaryIO
+    file: str | Opened
     start: int
     size: int
     digest: bytes
@@ -49,10 +62,10 @@ class Place:
         Raises:
             VitposError: They are others now.
         """
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(Path(self.file).open("rb")) if isinstance(self.file, str) else self.file
-            file.seek(self.start)
-            text = file.read(self.size)
+        if isinstance(self.file, str):
+            text = Path(self.file).read_bytes()
+        else:
+            text = os.pread(self.file.number, self.size, self.start)
         if digest(text) != self.digest:
             raise VitposError(f"{getattr(self.file, 'name', self.file)} changed while it was read; try again")
         return text
@@ -131,8 +144,8 @@ class Reader:
         """Reads a file with a row in each line; None for one that is damaged, which is said."""
         if not path.is_file():
             return
-        file, name = path.open("rb"), str(path)
-        state = state_of(os.fstat(file.fileno()))
+        file, name = Opened(str(path)), str(path)
+        state = state_of(os.fstat(file.number))
         then, known = self.kept["files"].get(name) or (None, [])
         if then == state:
             self.cuts[name] = state, known
@@ -140,13 +153,14 @@ class Reader:
                 yield (place := Place(file, *where)), self.line(place, f"{path} line {number}")
             return
         start, cuts = 0, list[Cut]()
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                text = line.removesuffix(b"\n")
-                place = Place(file, start, len(text), digest(text))
-                cuts.append((number, start, place.size, place.digest))
-                yield place, self.line(place, f"{path} line {number}", text)
-            start += len(line)
+        with open(os.dup(file.number), "rb") as lines:  # noqa: PTH123 (of what is open)
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    text = line.removesuffix(b"\n")
+                    place = Place(file, start, len(text), digest(text))
+                    cuts.append((number, start, place.size, place.digest))
+                    yield place, self.line(place, f"{path} line {number}", text)
+                start += len(line)
         self.cuts[name] = state, cuts
 
     def write(self, path: Path, content: Sequence[Place | bytes]) -> None:

@@ -16,7 +16,7 @@ from vitpos.errors import VitposError
 from vitpos.study import heartbeat, worker
 from vitpos.study.engines import Limits, Outcome
 from vitpos.study.engines.sharing import Sharing
-from vitpos.study.machine import cores, default_slots, visible_gpus
+from vitpos.study.machine import default_slots, visible_gpus
 from vitpos.study.plan import Run
 from vitpos.study.results import Results, unwritable
 from vitpos.study.run import fail
