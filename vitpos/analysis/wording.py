@@ -16,7 +16,9 @@ _LISTED = 6  # a sentence with more names is hard to read
 
 def listing(names: Iterable[object]) -> str:
     """Joins names as code: ```a`, `b```."""
-    return ", ".join(map(code, dict.fromkeys(map(str, names))))
+    distinct = list(dict.fromkeys(map(str, names)))
+    more = f" and {len(distinct) - MOST:,} more" if len(distinct) > MOST else ""
+    return ", ".join(map(code, distinct[:MOST])) + more
 
 
 def answer(found: pd.DataFrame, terms: Terms) -> list[str]:
