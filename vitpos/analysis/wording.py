@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from vitpos.analysis.runs import Row
+from vitpos.analysis.tables import MOST
 from vitpos.analysis.terms import Terms
 from vitpos.analysis.verdict import conditions
 from vitpos.text import code, duration, escape, minus, number, plural, span
