@@ -27,8 +27,8 @@ class FakeProcess:
 
     pid, exitcode = 2**30, None  # of no process
 
-    def __init__(self, seen):
-        self.seen = seen
+    def __init__(self, seen, pipe):
+        self.seen, self.end = seen, os.dup(pipe.fileno())
         self.sentinel = os.open(os.devnull, os.O_RDONLY)
 
     def start(self):
@@ -52,7 +52,7 @@ def test_each_worker_sees_one_gpu_in_turn_and_an_idle_one_is_used_again(study_fi
     if given:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     context = local.get_context("spawn")
-    monkeypatch.setattr(context, "Process", lambda **options: FakeProcess(seen), raising=False)
+    monkeypatch.setattr(context, "Process", lambda target, args: FakeProcess(seen, args[0]), raising=False)
     monkeypatch.setattr(local, "get_context", lambda method: context)
     with local.Local(Results(tmp_path), Limits(), 4) as engine:
         for run in runs[:4]:

@@ -116,22 +116,23 @@ class Local:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(folder, error) from error
-        while True:
-            busy = Counter(each.gpu for each in self.workers if each.run is not None)
-            gpu = min(self.gpus, key=lambda name: busy[name], default=None)
-            free = next((each for each in self.workers if each.run is None and each.gpu == gpu), None)
-            if free is None:
-                free = Worker(folder / worker.OUTPUT, gpu)
-                self.workers.append(free)
+        busy = Counter(each.gpu for each in self.workers if each.run is not None)
+        gpu = min(self.gpus, key=lambda name: busy[name], default=None)
+        job = run, folder, self.limits.timeout, self.name
+        for each in [each for each in self.workers if each.run is None and each.gpu == gpu]:
             try:
-                free.pipe.send((run, folder, self.limits.timeout, self.name))
+                each.pipe.send(job)
+                break
             except OSError:  # killed while it waited
-                free.kill()
-                self.workers.remove(free)
-                continue
-            free.run = run
-            self.set_deadline(free)
-            return
+                each.kill()
+                self.workers.remove(each)
+        else:
+            each = Worker(folder / worker.OUTPUT, gpu)
+            self.workers.append(each)
+            with contextlib.suppress(OSError):  # it is dead already, as `look` will find
+                each.pipe.send(job)
+        each.run = run
+        self.set_deadline(each)
 
     def set_deadline(self, each: Worker) -> None:
         """Notes when a worker is killed, since it has not ended itself: one that hangs so that its own watch fails."""
