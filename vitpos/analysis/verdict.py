@@ -67,13 +67,7 @@ def verdicts(
     known = {name for row in runs["row"] for name in row["metrics"]}
     if terms.metric not in known:
         raise unknown("metric", terms.metric, known)
-    lost = {(Variant.of(f["axes"]), int(f["seed"])) for f in failures}
-    wanted = {(Variant.of(p["axes"]), int(p["seed"])) for p in planned} | lost
-    seeds = {*runs["seed"], *(seed for _, seed in wanted)}
-    classes = {len(row["per_class"]["names"]) for row in runs["row"] if row.get("per_class")}
-    chance = 100 / classes.pop() if len(classes) == 1 else math.nan
-    compared = pairs([*runs["variant"], *(variant for variant, _ in wanted)], terms.reference)
-    found = pd.DataFrame([pair_up(runs, *pair, seeds, lost, chance) for pair in compared])
+    found = compare(runs, terms, failures, planned)
     if found.empty:
         return found
     run = sorted({seed for values in found["by_seed"] for seed in values}) or [0]
