@@ -2,6 +2,8 @@
 
 import functools
 import hashlib
+import importlib.metadata
+import platform
 import subprocess
 from pathlib import Path
 
@@ -23,6 +25,12 @@ def sources() -> str:
         if path.parts[0] not in NOT_TRAINING:
             total.update(f"{path.as_posix()}\0".encode() + file.read_bytes() + b"\0")
     return total.hexdigest()[:12]
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that must be the same wherever the runs of one study are trained."""
+    packages = {name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "timm", "lightning")}
+    return {"python": platform.python_version(), **packages, "vitpos's sources": sources()}
 
 
 @functools.cache
