@@ -6,7 +6,7 @@ from vitpos.analysis.power import MOST, Goal, SeedPlan, deviation_limits, plan_s
 from vitpos.analysis.runs import Variant, frame
 from vitpos.analysis.verdict import pairs, verdicts
 from vitpos.errors import VitposError
-from vitpos.study.engine import default_workers
+from vitpos.study.engines.local import default_slots
 from vitpos.study.plan import Study
 from vitpos.study.results import Results
 from vitpos.study.timing import estimate
@@ -43,7 +43,7 @@ def forecast(study: Study, results: Results, sd: float | None, workers: int | No
     if added:
         print("seeds are added until all is decided; below are numbers fixed beforehand, which are a little lower")
     each, note = seconds_per_run(study, results)
-    many, runs = workers or default_workers(), [run for run in study.trials or study.runs if run.seed == first]
+    many, runs = workers or default_slots(), [run for run in study.trials or study.runs if run.seed == first]
     if math.isfinite(each):
         a_seed = each * len(runs) / many
         print(

@@ -7,6 +7,7 @@ from typing import Any
 from vitpos.study import tuning
 from vitpos.study.plan import Study, expand, read
 from vitpos.study.results import Results
+from vitpos.text import plural
 
 
 def settle(study: Study, results: Results, step: int = 1) -> Study:
@@ -55,6 +56,12 @@ def look(study: Study, results: Results) -> tuple[int, int, int]:
     failures = [each for run, each in zip(runs, planned, strict=True) if not results.row(run)]
     found = verdicts(frame(rows, study.comparison.metric), study.comparison, failures, planned)
     return whole, int((found["verdict"] != "undecided").sum()) if len(found) else 0, len(found)
+
+
+def looked(study: Study, results: Results) -> str:
+    """Says how far a study is whose seeds are added until all is decided."""
+    whole, decided, comparisons = look(study, results)
+    return f"after {plural(whole, 'seed')}: {decided} of {plural(comparisons, 'comparison')} decided"
 
 
 def amend(study: Study, results: Results) -> tuple[Study, list[str]]:

@@ -1,83 +1,26 @@
-"""Many runs at a time: order, killed workers, interrupts."""
+"""Runs in worker processes: one that is killed costs its own run alone, and none outlives its parent."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 import torch
 
-from vitpos.errors import VitposError
-from vitpos.study import engine, plan
+from vitpos.study import plan
+from vitpos.study.engines import local
 from vitpos.study.results import Results
 
 TASKS = Path("/proc/self/task")
 
 
-@pytest.fixture
-def small(study_file, tmp_path):
-    """The runs of the small study, and where they go."""
-    study, results = plan.load(study_file()), Results(tmp_path / "results")
-    return list(study.runs), results
-
-
-def test_runs_start_in_order_and_failures_are_counted(small, in_process, monkeypatch):
-    runs, results = small
-    started, lines = [], []
-
-    def execute(run, folder, prefix):
-        started.append((run, folder, prefix))
-        return "broken" if run.seed else None
-
-    monkeypatch.setattr(engine, "execute", execute)
-    monkeypatch.setattr(engine, "summary", lambda results, run: "fine")
-    assert engine.run_all(runs, results, workers=2, say=lines.append) == 2
-    assert started == [(run, results.of(run), run.label) for run in runs]
-    assert sorted(line.split(":")[1].split(";")[0] for line in lines) == [" failed", " failed", " fine", " fine"]
-    assert [line[:5] for line in lines] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
-    assert lines[-1].endswith("; 0 s left")
-
-
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_only_the_killed_run_fails(small, in_process, monkeypatch, workers):
-    runs, results = small
-    tried = []
-
-    def execute(run, folder, prefix):
-        tried.append(run)
-        if run is runs[1]:
-            raise BrokenProcessPool
-        return None
-
-    monkeypatch.setattr(engine, "execute", execute)
-    monkeypatch.setattr(engine, "summary", lambda results, run: "fine")
-    assert engine.run_all(runs, results, workers=workers, say=lambda line: None) == 1
-    assert set(map(id, tried)) == set(map(id, runs))
-    failures = [results.failure(run) for run in runs]
-    assert [failure is not None for failure in failures] == [False, True, False, False]
-    assert failures[1]["error"] == "its process was killed"
-
-
-def test_what_no_run_can_mend_ends_the_study(small, in_process, monkeypatch):
-    runs, results = small
-
-    def execute(run, folder, prefix):
-        raise VitposError("cannot write")
-
-    monkeypatch.setattr(engine, "execute", execute)
-    with pytest.raises(VitposError, match="cannot write"):
-        engine.run_all(runs, results, workers=2, say=lambda line: None)
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-
-
-def test_workers_by_default(monkeypatch):
-    assert engine.default_workers() == len(os.sched_getaffinity(0))
+def test_slots_by_default(monkeypatch):
+    assert local.default_slots() == len(os.sched_getaffinity(0))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert engine.default_workers() == 1
+    assert local.default_slots() == 1
 
 
 def descendants(pid):
