@@ -5,6 +5,7 @@ files as they change: checkpoints, curves, heartbeats, in the end the result. Wh
 """
 
 import contextlib
+import logging
 import math
 import os
 import pickle
@@ -21,23 +22,24 @@ from typing import Any, Self
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read at import; else Ray reports its use to its makers
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import RayError, RayTaskError
 
 from vitpos.data import sources
 from vitpos.errors import VitposError
 from vitpos.positions import text as texts
 from vitpos.provenance import versions
+from vitpos.study import heartbeat
 from vitpos.study.engines import Limits, Outcome
 from vitpos.study.engines.local import Local
 from vitpos.study.plan import Run
 from vitpos.study.results import Results, unwritable
 from vitpos.study.run import fail, place_of_data
+from vitpos.text import plural
 
 ANSWER = 20.0  # seconds that a cluster has to answer
 LOOK = 1.0  # seconds between two looks for changed files
 SCRATCH = "vitpos-ray-"
-# Locks and halves of files are a machine's own.
-OWN = (".lock", ".part", ".soft")
+OWN = (".lock", ".part", ".soft")  # locks and halves of files, which are a machine's own
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,15 @@ class Ray:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Cancels what still runs, and leaves the cluster, or stops it where it was started here."""
-        for task in self.tasks:
+        for task, run in self.tasks.items():
             with contextlib.suppress(RayError):
                 ray.cancel(task, force=False)  # as an interrupt, so that it removes its scratch folder
+            with contextlib.suppress(OSError):
+                (self.results.of(run) / heartbeat.FILE).unlink(missing_ok=True)
         until = time.monotonic() + 5
         while self.tasks and time.monotonic() < until:
-            for task in ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=0.2)[0]:
+            ready: list[Any] = ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=0.2)[0]
+            for task in ready:
                 try:
                     ray.get(next(task))
                 except (RayError, StopIteration):
@@ -125,7 +130,7 @@ class Ray:
             if wanted > most:
                 raise VitposError(
                     f"--{option}-per-run is {wanted:g}, but no machine of the Ray cluster has more than {most:g} "
-                    f"{name}s ({len(known)} machines)"
+                    f"{name}s ({plural(len(known), 'machine')})"
                 )
         if not self.capacity(known):
             raise VitposError(
@@ -150,6 +155,7 @@ class Ray:
         """Submits an attempt, with what there is of the run: its last checkpoint, its curves (errors as `wait`)."""
         folder = self.results.of(run)
         try:
+            (folder / heartbeat.FILE).unlink(missing_ok=True)
             files = changes(folder, {}).files
         except OSError as error:
             raise unwritable(folder, error) from error
@@ -194,6 +200,7 @@ class Ray:
             if self.results.row(run) is not None:
                 return Outcome(run, None)  # it was through
             try:
+                (folder / heartbeat.FILE).unlink(missing_ok=True)
                 return Outcome(run, fail(run, folder, lost(error), str(error)), lost=True)
             except OSError as problem:
                 raise unwritable(folder, problem) from problem
@@ -217,14 +224,16 @@ def connect(address: str | None) -> None:
     """
     address = address or os.environ.get("RAY_ADDRESS")
     if address and "://" in address:
-        raise VitposError(f"--ray-address is {address!r}; allowed: HOST:PORT of the head, or auto, on one of its machines")
+        raise VitposError(
+            f"--ray-address is {address!r}; allowed: HOST:PORT of the head, or auto, on one of its machines"
+        )
     options: dict[str, Any] = {"include_dashboard": False}
     before = os.umask(0o077)  # Ray before 2.60.1 lets everybody on this machine read the token of a new cluster
     try:
         if address:
             check_answer(address)
             options = {}
-        ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **options)
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
     except (RayError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, VitposError):
             raise
@@ -251,18 +260,19 @@ def check_answer(address: str) -> None:
         ) from None
     if done.returncode:
         last = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()][-1:]
-        raise VitposError(f"no Ray cluster answers at {address}: {''.join(last)}")
+        raise VitposError(f"no Ray cluster answers at {address}: {''.join(last).partition('Error: ')[2] or last}")
 
 
 def nodes() -> list[dict[str, float]]:
     """Returns the resources of each machine of the cluster that is up."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in known if node["Alive"]]
 
 
 def lost(error: BaseException) -> str:
     """Says in a line how a task was lost."""
     if isinstance(error, RayTaskError):
-        return f"its Ray task failed: {str(error.cause)}"
+        return f"its Ray task failed: {error.cause!s}"
     return f"its Ray worker was lost: {type(error).__name__}: {str(error).partition('.')[0]}"
 
 

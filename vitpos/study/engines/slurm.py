@@ -14,6 +14,7 @@ from submitit.helpers import Checkpointable
 
 from vitpos.errors import VitposError, unknown
 from vitpos.provenance import versions
+from vitpos.study import heartbeat
 from vitpos.study.engines import Limits, Outcome
 from vitpos.study.engines.jobs import Jobs, is_job
 from vitpos.study.engines.local import Local, default_slots
@@ -34,7 +35,7 @@ OURS = {
 NUMBERS = ("array_parallelism", "signal_delay_s")
 
 
-class Attempt(Checkpointable):  # type: ignore[misc]
+class Attempt(Checkpointable):
     """What a job does: it carries a run out, and is queued again as it is when its time ends or it has to make room.
 
     Args:
@@ -127,7 +128,7 @@ class Slurm:
     def start(self, run: Run) -> None:
         """Takes up the job that an earlier driver has left of a run, or notes the run for the next array."""
         if id_ := self.left.ids.pop(run.hash, None):
-            kind = submitit.SlurmJob if self.cluster == "slurm" else submitit.LocalJob
+            kind: Any = submitit.SlurmJob if self.cluster == "slurm" else submitit.LocalJob
             job = kind(self.results.folder / "jobs", id_)
             if not over(job, ask=True):
                 self.jobs[run.hash] = run, job
@@ -192,8 +193,10 @@ class Slurm:
 
     def lost(self, run: Run, error: str, trace: str) -> Outcome:
         """Records that a job was lost."""
+        folder = self.results.of(run)
         try:
-            return Outcome(run, fail(run, self.results.of(run), error, trace), lost=True)
+            (folder / heartbeat.FILE).unlink(missing_ok=True)
+            return Outcome(run, fail(run, folder, error, trace), lost=True)
         except OSError as problem:
             raise unwritable(self.results.folder, problem) from problem
 
