@@ -3,12 +3,17 @@
 import json
 import os
 import pickle
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
-submitit = pytest.importorskip("submitit")
+pytest.importorskip("submitit")
 
+import submitit
 from whole import row_of
 
 from vitpos.errors import VitposError
