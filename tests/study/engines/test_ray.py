@@ -64,6 +64,7 @@ def test_files_arrive_whole_and_the_result_last(tmp_path):
     assert engine.changes(there, seen) == engine.Changes({})
     (there / "last.ckpt").write_text("another")
     (there / "zzz").unlink()
+    assert engine.changes(there, {**seen}, "last.ckpt") == engine.Changes({}, ("zzz",))
     engine.apply(engine.changes(there, seen), here)
     assert (here / "last.ckpt").read_text() == "another"
     assert sorted(path.name for path in here.rglob("*")) == ["a", "curves", "last.ckpt", "result.json"]
@@ -219,7 +220,7 @@ def test_scratch_folders_of_killed_processes_go(tmp_path, monkeypatch):
 
 
 def processes():
-    shown = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     return [
         (int(pid), int(parent), args) for pid, parent, args in (line.split(None, 2) for line in shown.splitlines()[1:])
     ]

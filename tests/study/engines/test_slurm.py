@@ -160,7 +160,7 @@ def test_a_job_does_nothing_where_it_is_not_the_one(runs, tmp_path, monkeypatch)
 
 def processes(word):
     """The processes with this word on their command line, by their parents."""
-    shown = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     lines = (line.split(None, 2) for line in shown.splitlines()[1:])
     return {int(pid): int(parent) for pid, parent, args in lines if word in args}
 

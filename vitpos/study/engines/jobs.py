@@ -75,7 +75,7 @@ class Jobs:
 
 def is_job(id_: str) -> bool:
     """Tells whether a process of this machine is a job, and not one that has its number now."""
-    shown = subprocess.run(["ps", "-o", "args=", "-p", id_], capture_output=True, text=True, check=False)
+    shown = subprocess.run(["ps", "-ww", "-o", "args=", "-p", id_], capture_output=True, text=True, check=False)
     return "submitit" in shown.stdout
 
 

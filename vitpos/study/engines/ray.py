@@ -38,6 +38,7 @@ from vitpos.text import plural
 
 ANSWER = 20.0  # seconds that a cluster has to answer
 LOOK = 1.0  # seconds between two looks for changed files
+BEAT = 20.0  # seconds between two heartbeats: thousands of runs send theirs to one driver
 SCRATCH = "vitpos-ray-"
 OWN = (".lock", ".part", ".soft")  # locks and halves of files, which are a machine's own
 
@@ -335,8 +336,12 @@ def carry_out(
         borrow(name, root, fingerprint, images)
         with Local(results, Limits(timeout), 1, "ray") as engine:
             engine.start(run)
+            sent = -math.inf
             while not (ended := engine.wait(LOOK)):
-                if (changed := changes(folder, seen)) != Changes({}):
+                due = time.monotonic() >= sent + BEAT
+                changed = changes(folder, seen, "" if due else heartbeat.FILE)
+                if changed != Changes({}):
+                    sent = time.monotonic() if due else sent
                     yield changed
         yield replace(changes(folder, seen), end=(ended[0].error, ended[0].lost))
 
@@ -368,8 +373,8 @@ def state(path: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-def changes(folder: Path, seen: dict[str, tuple[int, int]]) -> Changes:
-    """Reads the files of a folder that are not as they were seen, and notes how they are now."""
+def changes(folder: Path, seen: dict[str, tuple[int, int]], later: str = "") -> Changes:
+    """Reads the files of a folder that are not as they were seen, and notes how they are now; all but one for later."""
     files, there = {}, set()
     for path in sorted(folder.rglob("*"), key=lambda path: (path.name == "result.json", path)):
         relative = path.relative_to(folder).as_posix()
@@ -378,7 +383,7 @@ def changes(folder: Path, seen: dict[str, tuple[int, int]]) -> Changes:
         with contextlib.suppress(FileNotFoundError):  # replaced or removed just now
             now = state(path)
             there.add(relative)
-            if seen.get(relative) != now:
+            if seen.get(relative) != now and relative != later:
                 files[relative] = path.read_bytes()
                 seen[relative] = now
     gone = tuple(seen.keys() - there)
