@@ -162,16 +162,14 @@ class Ray:
             raise unwritable(folder, error) from error
         with texts.looking_in(run.study):
             schemes = {name: texts.source(name) for name in run.files or {}}
-        name, root = place_of_data(run)
-        if (name, root) not in self.data:  # once: an axis may be of data
-            images = sources.load(name, root)
-            self.data[name, root] = images.fingerprint, ray.put(images)
-        fingerprint, images_ = self.data[name, root]
+        place = place_of_data(run)
+        if place not in self.data:  # once each: an axis may be of data
+            images = sources.load(*place)
+            self.data[place] = images.fingerprint, ray.put(images)
+        fingerprint, reference = self.data[place]
+        given = ray.put((files, schemes))
         # the data in a list: Ray would else fetch it for every task, also where the machine has it
-        task = self.task.remote(
-            versions(), pickle.dumps(run), ray.put((files, schemes)), name, root, fingerprint, [images_],
-            self.limits.timeout,
-        )  # fmt: skip
+        task = self.task.remote(versions(), pickle.dumps(run), given, fingerprint, [reference], self.limits.timeout)
         self.tasks[task] = run
 
     def wait(self, seconds: float) -> list[Outcome]:
@@ -304,8 +302,6 @@ def shipped() -> Callable[..., Iterator[Changes | str]]:
 def carry_out(
     pickled: bytes,
     given: tuple[dict[str, bytes], dict[str, bytes]],
-    name: str,
-    root: str | None,
     fingerprint: str,
     images: list[Any],
     timeout: float | None,
@@ -315,10 +311,8 @@ def carry_out(
     Args:
         pickled: The run.
         given: The files of its folder and those of its scheme, by name.
-        name: Name of its data set.
-        root: Where that lies on the driver's machine, and maybe on this one.
-        fingerprint: Hash of its contents.
-        images: Reference to it in the object store.
+        fingerprint: Hash of the contents of its data set.
+        images: Reference to that in the object store.
         timeout: Seconds, or None.
     """
     files, schemes = given
@@ -333,7 +327,7 @@ def carry_out(
         folder = results.of(run)
         apply(Changes(files), folder)
         seen = {path: state(folder / path) for path in files}
-        borrow(name, root, fingerprint, images)
+        borrow(*place_of_data(run), fingerprint, images)  # the place as the worker will see it
         with Local(results, Limits(timeout), 1, "ray") as engine:
             engine.start(run)
             sent = -math.inf
