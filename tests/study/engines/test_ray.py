@@ -1,8 +1,6 @@
 """Runs as Ray tasks: what travels, what is refused, and a machine that is lost."""
 
-import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,9 +15,7 @@ pytest.importorskip("ray")
 
 from whole import row_of
 
-from vitpos.data import sources
 from vitpos.errors import VitposError
-from vitpos.positions import text as texts
 from vitpos.provenance import versions
 from vitpos.study import heartbeat, plan
 from vitpos.study.engines import Limits, Options, make
@@ -50,24 +46,6 @@ def sends(monkeypatch, ray, run, *items):
     monkeypatch.setattr(engine.ray, "get", get)
     monkeypatch.setattr(engine.ray, "wait", lambda tasks, **options: (list(tasks), []))
     ray.tasks[iter(items)] = run
-
-
-def test_files_arrive_whole_and_the_result_last(tmp_path):
-    there, here = tmp_path / "there", tmp_path / "here"
-    (there / "curves").mkdir(parents=True)
-    for name in ("result.json", "last.ckpt", "curves/a", ".lock", "x.123.part", "zzz"):
-        (there / name).write_text(name)
-    seen = {}
-    first = engine.changes(there, seen)
-    assert list(first.files) == ["curves/a", "last.ckpt", "zzz", "result.json"]
-    engine.apply(first, here)
-    assert engine.changes(there, seen) == engine.Changes({})
-    (there / "last.ckpt").write_text("another")
-    (there / "zzz").unlink()
-    assert engine.changes(there, {**seen}, "last.ckpt") == engine.Changes({}, ("zzz",))
-    engine.apply(engine.changes(there, seen), here)
-    assert (here / "last.ckpt").read_text() == "another"
-    assert sorted(path.name for path in here.rglob("*")) == ["a", "curves", "last.ckpt", "result.json"]
 
 
 def test_what_a_task_sends_goes_to_the_run(one, monkeypatch):
@@ -169,54 +147,6 @@ def test_without_ray(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(VitposError, match=r"vitpos\[ray\]"):
         make(Options("ray"), Results(tmp_path))
-
-
-@pytest.mark.parametrize("absolute", [True, False])
-def test_the_file_of_a_scheme_travels(tmp_path, absolute):
-    home, there = tmp_path / "home", tmp_path / "there"
-    home.mkdir(), there.mkdir()
-    (home / "mine.py").write_text(OWN_SCHEME)
-    file = str(home / "mine.py") if absolute else "mine.py"
-    with texts.looking_in(home):
-        digests, content = texts.digests(f"{file}:Nothing"), texts.source(file)
-    (home / "mine.py").unlink()
-    texts.copy_in(there, file).write_bytes(content)
-    with texts.looking_in(there):
-        assert texts.digests(f"{file}:Nothing") == digests
-        assert texts.load(file).Nothing.__name__ == "Nothing"
-
-
-def test_data_of_the_machine_or_lent(tmp_path, monkeypatch):
-    monkeypatch.setenv("VITPOS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("VITPOS_DATA", str(tmp_path / "none"))
-    monkeypatch.setattr(engine.ray, "get", lambda images: images)
-    digits = sources.load("digits")
-    monkeypatch.setenv(sources.LENT, "of the run before")
-    engine.borrow("digits", None, digits.fingerprint, [])
-    assert sources.LENT not in os.environ
-    other = dataclasses.replace(digits, name="cifar10", fingerprint="0f")
-    engine.borrow("cifar10", None, "0f", [other])
-    lent = sources.load("cifar10")
-    assert (lent.name, lent.fingerprint, len(lent.test)) == ("cifar10", "0f", len(digits.test))
-    engine.borrow("cifar10", None, "0f", [])  # it is there now
-    sources.lent_file("0f").unlink()
-    sources._lent.cache_clear()
-    with pytest.raises(VitposError, match="start the run again"):
-        sources.load("cifar10")
-    monkeypatch.delenv(sources.LENT)
-
-
-def test_scratch_folders_of_killed_processes_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine.tempfile, "tempdir", str(tmp_path))
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    for name in (f"{gone.pid}-x", f"{os.getpid()}-x", "odd"):
-        (tmp_path / f"{engine.SCRATCH}{name}" / "runs").mkdir(parents=True)
-    engine.remove_abandoned()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"{engine.SCRATCH}{os.getpid()}-x",
-        f"{engine.SCRATCH}odd",
-    ]
 
 
 def processes():
