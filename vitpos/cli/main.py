@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
             VitposError: Always.
         """
         if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
-            raise unknown(message.split()[1].lower(), found[1], re.findall(r"[\w-]+", found[2]))
+            raise unknown(message.split()[1].lower().rstrip(":"), found[1], re.findall(r"[\w-]+", found[2]))
         if found := re.search(r"unrecognized arguments: (-[^\s=]*)", message):
             raise unknown("option", found[1], set(option_names(self)))
         raise VitposError(f"{message} (see {self.prog} --help)")
@@ -180,7 +180,7 @@ def number(text: str, low: float, high: float, what: str) -> float:
     except ValueError:
         value = math.nan
     if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"should be {what} from {low:,g} to {high:,g}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"should be {what} from {low:,.0f} to {high:,.0f}, got {text!r}")
     return value
 
 

@@ -8,6 +8,7 @@ import torch
 
 from vitpos.study.heartbeat import Beat
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 GAIN = 1.1  # of the images a second that one more run a GPU has to bring
 SPARE = 1.2  # of what a run takes of a GPU's memory, for one more
 
@@ -15,7 +16,7 @@ SPARE = 1.2  # of what a run takes of a GPU's memory, for one more
 def visible_gpus() -> list[str]:
     """Returns the GPUs that this process may use, each as ``CUDA_VISIBLE_DEVICES`` names it; none without CUDA."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    given = os.environ.get(VISIBLE)
     names = map(str, range(count)) if given is None else (name.strip() for name in given.split(","))
     return list(names)[:count]
 
