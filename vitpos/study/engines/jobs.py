@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vitpos.errors import VitposError
 from vitpos.study.results import Results, unwritable, write
+from vitpos.text import plural
 
 KILL = 60.0  # seconds that SLURM may take to end a job: twice its KillWait
 
@@ -66,7 +67,7 @@ class Jobs:
                     os.kill(int(id_), signal.SIGINT)
         elif self.ids and not shutil.which("scancel"):
             raise VitposError(
-                f"there are {len(self.ids)} jobs of SLURM for this study, and no scancel here to end them; go on where "
+                f"there may be {plural(len(self.ids), 'job')} of SLURM for this study, and no scancel here to end them; go on where "
                 "they were submitted"
             )
         elif self.ids:
@@ -94,4 +95,6 @@ def end_left(results: Results) -> None:
     while jobs.cluster == "local" and any(map(is_job, jobs.ids.values())) and time.monotonic() < until:
         time.sleep(0.2)
     file.unlink(missing_ok=True)
-    print(f"ended what was left of {len(jobs.ids)} jobs of --engine submitit; their runs go on here", flush=True)
+    print(
+        f"ended what was left of {plural(len(jobs.ids), 'job')} of --engine submitit; the runs go on here", flush=True
+    )

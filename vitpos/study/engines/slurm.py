@@ -21,6 +21,7 @@ from vitpos.study.engines.local import Local, default_slots
 from vitpos.study.plan import Run
 from vitpos.study.results import Results, unwritable
 from vitpos.study.run import fail
+from vitpos.text import plural
 
 SLOTS = 1000  # jobs of an array at most: SLURM's own default is 1001
 MINUTES = 60  # of a job, where nothing is said; a run that takes longer goes on from its checkpoint
@@ -116,7 +117,9 @@ class Slurm:
         """Cancels the jobs, but leaves them to SLURM on an interrupt: they may have waited for days."""
         running = self.noted()
         if kind is not None and issubclass(kind, KeyboardInterrupt) and self.jobs and self.cluster == "slurm":
-            print(f"{len(self.jobs)} jobs of SLURM go on; the same command finds them again", flush=True)
+            print(
+                f"{plural(len(self.jobs), 'job')} of SLURM left to go on; the same command finds them again", flush=True
+            )
             return
         running.cancel()
         Jobs.file(self.results).unlink(missing_ok=True)
