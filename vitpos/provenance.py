@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib.metadata
+import platform
 import subprocess
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def reporting() -> str:
     packages = ("numpy", "scipy", "pandas", "matplotlib", "jinja2", "markdown", "tensorboard")
     total.update(" ".join(map(importlib.metadata.version, packages)).encode())
     return total.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that must be the same wherever the runs of one study are trained."""
+    packages = {name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "timm", "lightning")}
+    return {"python": platform.python_version(), **packages, "vitpos's sources": sources()}
 
 
 @functools.cache
