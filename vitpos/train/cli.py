@@ -92,6 +92,12 @@ class VitposCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--position`` and gives the one seed to model and data."""
         parser.add_argument("--position", type=str, default="none", help="The scheme, such as sinusoidal_2d(scale=1).")
+        parser.add_argument(
+            "--checkpoint_minutes",
+            type=float,
+            default=10.0,
+            help="Minutes of training after which a checkpoint is written inside an epoch too; 0: after epochs only.",
+        )
         parser.link_arguments("position", "model.position")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -202,6 +208,9 @@ class VitposCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         folder = self.folder
         check_flags(config)
+        minutes = self._get(self.config_init, "checkpoint_minutes")
+        if not 0 <= minutes:  # written so that NaN fails too
+            raise VitposError(f"checkpoint_minutes is {minutes}; it must be at least 0 (0: after whole epochs only)")
         if self.subcommand in (None, "fit"):
             self.claim(folder)
         files = checkpoints.candidates(folder) if self.subcommand == "fit" else []
@@ -237,8 +246,7 @@ class VitposCLI(LightningCLI):
             *(bars if bar or theirs else [EpochLines(folder, self.prefix or folder.name, history)]),
         ]
         if config.enable_checkpointing is not False:
-            last_epoch = Last(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-            kwargs["callbacks"].append(last_epoch)
+            kwargs["callbacks"].append(Last(folder, minutes))
         if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
             kwargs["plugins"].append(checkpoints.WholeFiles())
         if config.logger in (None, True):
