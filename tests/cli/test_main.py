@@ -242,9 +242,7 @@ def test_interrupted_fit_says_how_to_go_on(monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGINT, before)
     error = capsys.readouterr().err
-    assert re.fullmatch(
-        r"vitpos: interrupted; .* --ckpt_path last goes on from the last checkpoint, if .*\n", error
-    )
+    assert re.fullmatch(r"vitpos: interrupted; .* --ckpt_path last goes on from the last checkpoint, if .*\n", error)
 
 
 @pytest.mark.slow

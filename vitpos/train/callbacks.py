@@ -140,9 +140,10 @@ class Last(ModelCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves if it is time, except before a validation, which Lightning would skip on resuming, and at the end."""
-        if not self.seconds or time.monotonic() - self.began < self.seconds or trainer.fast_dev_run:
+        loop, trial = trainer.fit_loop, trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trial or not self.seconds or time.monotonic() - self.began < self.seconds:
             return
-        validates = trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
         if batch_idx + 1 < trainer.num_training_batches and not validates:
             trainer.save_checkpoint(self.file)
             self.began = time.monotonic()

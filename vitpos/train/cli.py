@@ -209,7 +209,7 @@ class VitposCLI(LightningCLI):
         folder = self.folder
         check_flags(config)
         minutes = self._get(self.config_init, "checkpoint_minutes")
-        if not 0 <= minutes:  # written so that NaN fails too
+        if not minutes >= 0:  # written so that NaN fails too
             raise VitposError(f"checkpoint_minutes is {minutes}; it must be at least 0 (0: after whole epochs only)")
         if self.subcommand in (None, "fit"):
             self.claim(folder)
