@@ -98,7 +98,7 @@ def execute(run: Run, folder: Path, prefix: str = "") -> str | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # of an interrupted study, say, whose processes end some seconds after it
-        with hold(folder / ".lock", f"another process works in {folder}", wait=60), texts.looking_in(run.study):
+        with hold(folder / ".lease", f"another process works in {folder}", wait=60), texts.looking_in(run.study):
             (folder / "failure.json").unlink(missing_ok=True)
             text = json.dumps(train(run, folder, prefix))
             parse(text.encode())  # better now than as a result that is never taken

@@ -273,7 +273,7 @@ class VitposCLI(LightningCLI):
                 raise PermissionError(errno.EACCES, "it is read-only")
             if self.subcommand == "fit":
                 taken = f"another vitpos fit works in {folder}; wait for it, or name another folder with "
-                self.held.enter_context(hold(folder / ".lock", f"{taken}--trainer.default_root_dir"))
+                self.held.enter_context(hold(folder / ".lease", f"{taken}--trainer.default_root_dir"))
                 for part in folder.glob("*.part"):  # of a process that was killed
                     part.unlink()
         except OSError as error:
