@@ -29,7 +29,7 @@ from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import Bar, EpochLines, History, Last, SaveConfig, Similarity
 from vitpos.train.flags import check_flags, check_length, in_one_process
 from vitpos.train.parser import Parser, refused
-from vitpos.train.speed import keep_memory
+from vitpos.train.speed import keep_memory, use_tf32
 from vitpos.train.task import Classifier
 
 
@@ -220,9 +220,10 @@ class VitposCLI(LightningCLI):
                 "--trainer.default_root_dir"
             )
         kwargs["default_root_dir"] = folder
+        if on_gpu(config.accelerator):
+            use_tf32(config.precision is None)
         if config.precision is None:
             kwargs["precision"] = chosen_precision(config.accelerator)
-            torch.backends.cuda.matmul.fp32_precision = "tf32"  # of the products that stay in float32
         elif str(config.precision).startswith("bf16") and on_gpu(config.accelerator) and not fast_bf16("cuda"):
             raise VitposError(
                 f"trainer.precision is {config.precision}, but {torch.cuda.get_device_name()} has no bfloat16; "
