@@ -96,7 +96,7 @@ def carry_out(name: str, work: Path, limit: float) -> dict[str, Any]:
     if limit < 5:
         return {"outcome": "no time was left; start scripts/gpu.sh again", "text": "", "seconds": 0}
     began, out, log = time.monotonic(), work / f"{name}.md", work / f"{name}.log"
-    own = {"PYTHONPATH": str(ROOT), "BENCH_MADE_UP": "1", "GPU_WORK": str(work), "PYTHONUNBUFFERED": "1"}
+    own = {"BENCH_MADE_UP": "1", "GPU_WORK": str(work), "PYTHONUNBUFFERED": "1"}
     own |= {"VITPOS_CACHE": str(work / "cache"), "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
     own |= {"TORCHDYNAMO_DISABLE": "1"} if DRY else {}
     with out.open("w") as stdout, log.open("w") as stderr:

@@ -14,4 +14,5 @@ else
     source "$(dirname "${BASH_SOURCE[0]}")/env.sh" gpu
     VITPOS_PYTHON=$PWD/.venv/bin/python
 fi
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 exec "$VITPOS_PYTHON" scripts/gpu.py --spent "$SECONDS" "$@"
