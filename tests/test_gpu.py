@@ -29,7 +29,7 @@ def gpu(monkeypatch, tmp_path):
     (tmp_path / "sections.py").write_text(SECTIONS)
     monkeypatch.setattr(module, "DRY", True)
     monkeypatch.setattr(module, "__file__", str(tmp_path / "sections.py"))
-    monkeypatch.setattr(module, "LIMITS", {**dict.fromkeys(module.LIMITS, 60), "beside": 6})
+    monkeypatch.setattr(module, "LIMITS", {**dict.fromkeys(module.LIMITS, 60), "beside": 5.5})
     return module
 
 
@@ -65,7 +65,7 @@ def test_a_section_that_fails_or_hangs_is_on_the_page_and_the_others_go_on(gpu, 
 
 
 def test_without_time_nothing_is_begun(gpu, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), "--spent", "598"])
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), "--spent", "5998"])
     assert gpu.main() == 1
     assert (tmp_path / "dry.md").read_text().count("no time was left; start scripts/gpu.sh again") == 10
 

@@ -98,10 +98,13 @@ def refused(error: Exception) -> VitposError | None:
         error: What was raised while a run was set up or carried out.
 
     Returns:
-        The error to raise in its place; None where it comes from elsewhere and is no matter of options.
+        The error to raise in its place, also where a GPU's memory is full; None where it comes from elsewhere and is no
+        matter of options.
     """
     if isinstance(error, VitposError | OSError):
         return None
+    if isinstance(error, torch.OutOfMemoryError):
+        return VitposError(f"{' '.join(str(error).split())[:200]} (try a smaller data.batch_size)")
     helpers = (TORCH, f"{LIGHTNING}_")  # torchmetrics and lightning_utilities too: what called them says whose it is
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(helpers)]
     text = re.sub(r"<(?:\w+\.)*(\w+) object at 0x\w+>", r"\1", " ".join(str(error).split()))
