@@ -48,7 +48,7 @@ def run_all(runs: list[Run], results: Results, *, workers: int, say: Callable[[s
     """Runs in order, ``workers`` at a time, each in a process that is kept for the next run.
 
     Where a process is killed, for want of memory as a rule, the runs in progress are tried again one at a time, from
-    their last checkpoint; the one that is killed when alone has failed.
+    their last epoch; the one that is killed when alone has failed.
 
     Args:
         runs: What is to be done.
