@@ -34,7 +34,7 @@ from vitpos.data.module import ImageData
 from vitpos.train.cli import VitposCLI, fast_bf16
 from vitpos.train.speed import choose_attention, keep_memory
 
-BATCH = 256
+BATCH = int(os.environ.get("BENCH_BATCH", 256))
 WORKERS = int(os.environ.get("BENCH_WORKERS", 2))
 WARM = 3  # steps of a turn before the clock starts; a loader has batches in stock by then
 CUDA = torch.cuda.is_available()

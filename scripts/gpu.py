@@ -101,7 +101,7 @@ def carry_out(name: str, work: Path, limit: float) -> dict[str, Any]:
     began, out, log = time.monotonic(), work / f"{name}.md", work / f"{name}.log"
     own = {"BENCH_MADE_UP": "1", "GPU_WORK": str(work), "PYTHONUNBUFFERED": "1"}
     own |= {"VITPOS_CACHE": str(work / "cache"), "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
-    own |= {"TORCHDYNAMO_DISABLE": "1"} if DRY else {}
+    own |= {"TORCHDYNAMO_DISABLE": "1", "BENCH_BATCH": "4"} if DRY else {}
     with out.open("w") as stdout, log.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, __file__, "--section", name],
@@ -223,7 +223,7 @@ def bench() -> None:
             name = each.name
             try:
                 each.wait()
-                for _ in range(3):
+                for _ in range(1 if DRY else 3):
                     each.turn(TURN)
                 rate = statistics.median(each.rates)
                 default = default or rate
