@@ -78,5 +78,5 @@ def test_it_runs_dry(tmp_path):
     page = (tmp_path / "dry.md").read_text()
     assert done.returncode == 0, done.stdout + done.stderr + page
     assert page.count(": done, ") == 5
-    assert "| d192: runs at a time |" in page
+    assert "| d64: runs at a time |" in page
     assert "failed" not in page.replace("0 failed", "")
