@@ -20,7 +20,7 @@ from vitpos.paths import expand
 
 STUDY = (
     "A study file states a comparison before it runs: schemes, seeds, reference, margin. Finished runs are skipped, "
-    "interrupted ones go on from their last epoch."
+    "interrupted ones go on from their last checkpoint."
 )
 
 
@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         way = "again goes on where this one stopped"
         if words and words[0] in fit.COMMANDS:
-            way = "with --ckpt_path last goes on after the last finished epoch, if there is one"
+            way = "with --ckpt_path last goes on from the last checkpoint, if there is one"
         print(f"vitpos: interrupted; the same command {way}", file=sys.stderr)
         return 128 + (error.args[0] if error.args else signal.SIGINT)
 

@@ -11,6 +11,7 @@ import numpy as np
 from vitpos.data import cache, cifar, folder
 from vitpos.data.images import Images, Raw, Split, canonical, say
 from vitpos.errors import VitposError, unknown
+from vitpos.paths import cache as cache_folder
 from vitpos.paths import expand
 
 __all__ = ["SOURCES", "Images", "Split", "load"]
@@ -82,7 +83,7 @@ def _prepare(name: str, files: tuple[Path, ...], decode: Callable[[], Raw]) -> I
 
 def lent_file(fingerprint: str) -> Path:
     """Names the file of the cache for a data set that this machine lacks and was lent."""
-    return cache.folder() / f"lent-{fingerprint}.npz"
+    return cache_folder() / f"lent-{fingerprint}.npz"
 
 
 def has_lent(fingerprint: str) -> bool:

@@ -124,7 +124,7 @@ def execute(run: Run, folder: Path, engine: str = "") -> Outcome:
         folder.mkdir(parents=True, exist_ok=True)
         # of an interrupted study, say, whose processes end some seconds after it
         with (
-            hold(folder / ".lock", f"another process works in {folder}", wait=60),
+            hold(folder / ".lease", f"another process works in {folder}", wait=60),
             texts.looking_in(run.study),
             Pulse(folder, engine) as pulse,
         ):

@@ -21,7 +21,7 @@ OWN_SCHEME = (
 def test_files_arrive_whole_and_the_result_last(tmp_path):
     there, here = tmp_path / "there", tmp_path / "here"
     (there / "curves").mkdir(parents=True)
-    for name in ("result.json", "last.ckpt", "curves/a", ".lock", "x.123.part", "zzz"):
+    for name in ("result.json", "last.ckpt", "curves/a", ".lease", "x.123.part", "zzz"):
         (there / name).write_text(name)
     seen = {}
     first = scratch.changes(there, seen)

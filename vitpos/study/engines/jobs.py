@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitpos.errors import VitposError
-from vitpos.study.results import Results, unwritable, write
+from vitpos.study.reading import write
+from vitpos.study.results import Results, unwritable
 from vitpos.text import plural
 
 KILL = 60.0  # seconds that SLURM may take to end a job: twice its KillWait
@@ -67,8 +68,8 @@ class Jobs:
                     os.kill(int(id_), signal.SIGINT)
         elif self.ids and not shutil.which("scancel"):
             raise VitposError(
-                f"there may be {plural(len(self.ids), 'job')} of SLURM for this study, and no scancel here to end them; go on where "
-                "they were submitted"
+                f"there may be {plural(len(self.ids), 'job')} of SLURM for this study, and no scancel here to end them; "
+                "go on where they were submitted"
             )
         elif self.ids:
             subprocess.run(["scancel", *self.ids.values()], capture_output=True, check=False)  # some may have ended

@@ -25,7 +25,7 @@ from vitpos.study.run import place_of_data
 LOOK = 1.0  # seconds between two looks for changed files
 BEAT = 20.0  # seconds between two heartbeats: thousands of runs send theirs to one driver
 SCRATCH = "vitpos-ray-"
-OWN = (".lock", ".part", ".soft")  # locks and halves of files, which are a machine's own
+OWN = (".lease", ".part")  # locks and halves of files, which are a machine's own
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from vitpos.provenance import versions
 from vitpos.study import heartbeat
 from vitpos.study.engines import Limits, Outcome
 from vitpos.study.engines.jobs import Jobs, is_job
-from vitpos.study.engines.local import Local, default_slots
+from vitpos.study.engines.local import Local
+from vitpos.study.machine import default_slots
 from vitpos.study.plan import Run
 from vitpos.study.results import Results, unwritable
 from vitpos.study.run import fail
