@@ -67,7 +67,7 @@ class Jobs:
                     os.kill(int(id_), signal.SIGINT)
         elif self.ids and not shutil.which("scancel"):
             raise VitposError(
-                f"there may be {plural(len(self.ids), 'job')} of SLURM for this study, and no scancel here to end them; go "
+                f"{plural(len(self.ids), 'job')} of SLURM may work for this study, and there is no scancel here: go "
                 "on where they were submitted"
             )
         elif self.ids:
