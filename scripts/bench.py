@@ -1,12 +1,11 @@
-"""Measures how fast vitpos trains beside what one would otherwise run, and how the cost grows with the model.
+"""Measures vitpos's training speed against common alternatives, and how the cost grows with the model.
 
-    python scripts/bench.py                                    # all of it: some 20 minutes on two CPU cores
+    python scripts/bench.py                                    # everything: about 20 minutes on two CPU cores
     python scripts/bench.py --models d64 --rounds 2 --no-growth
 
-The same ViT is trained on the same CIFAR-10 images (found as everywhere: $VITPOS_DATA, else ./data) by a plain
-Lightning script, timm's loader and loop, vitpos, several runs of vitpos side by side as in a study, and a bare loop on
-one fixed batch. They take turns, so that a machine that is busy for a while slows all of them; ratios are medians of
-those within a round.
+The same ViT is trained on the same CIFAR-10 images (found as usual: $VITPOS_DATA, else ./data) by a plain Lightning
+script, timm's loader and loop, vitpos, several runs of vitpos side by side as in a study, and a bare loop on one fixed
+batch. They take turns, so that other load on the machine slows all of them; ratios are medians of those within a round.
 """
 
 import argparse
@@ -40,11 +39,11 @@ CUDA = torch.cuda.is_available()
 
 
 class Contender:
-    """One way to train a model, as one process or as many as there are cores, and what was measured of it."""
+    """One way to train a model, in one process or several, with its measurements."""
 
-    def __init__(self, name: str, model: str) -> None:
-        """Starts it and waits until it has trained a step."""
-        self.name, began = name, time.perf_counter()
+    def __init__(self, name: str, model: str, processes: int = 1) -> None:
+        """Starts the processes."""
+        self.name, self.began = name, time.perf_counter()
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (for as long as the process)
         script = str(Path(__file__).parent / "contenders.py")
         self.processes = [
@@ -55,23 +54,35 @@ class Contender:
                 stderr=self.log,
                 text=True,
             )
-            for _ in range((os.cpu_count() or 1) if name == "study" and not CUDA else 1)
+            for _ in range(processes)
         ]
         self.rates: list[float] = []
-        self.gigabytes = 0.0
+        self.gigabytes = self.ready = 0.0
+
+    def wait(self) -> "Contender":
+        """Waits until they have trained a step."""
         self.answers()
-        self.ready = time.perf_counter() - began
+        self.ready = time.perf_counter() - self.began
+        return self
 
     def turn(self, seconds: float) -> None:
-        """Lets it train for so many seconds."""
+        """Lets it train for this many seconds."""
+        self.go(seconds)
+        self.note()
+
+    def go(self, seconds: float) -> None:
+        """Starts a turn of this many seconds."""
         for process in self.processes:
             print(seconds, file=process.stdin, flush=True)
+
+    def note(self) -> None:
+        """Waits for the end of the turn and records it."""
         answers = self.answers()
         self.rates.append(sum(answer["rate"] for answer in answers))
         self.gigabytes = max(answer["gigabytes"] for answer in answers)
 
     def answers(self) -> list[dict[str, float]]:
-        """Waits for what its processes have to say."""
+        """Waits for the answers of its processes."""
         lines = [process.stdout.readline() for process in self.processes if process.stdout]
         if not all(lines):
             self.log.seek(0)
@@ -79,7 +90,7 @@ class Contender:
         return [json.loads(line) for line in lines]
 
     def end(self) -> None:
-        """Ends it."""
+        """Ends its processes."""
         for process in self.processes:
             process.communicate()
 
@@ -106,7 +117,8 @@ def main() -> None:
     record = {}
     products: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     for model in options.models:
-        contenders = [Contender(name, model) for name in CONTENDERS]
+        beside = (os.cpu_count() or 1) if not CUDA else 1
+        contenders = [Contender(name, model, beside if name == "study" else 1).wait() for name in CONTENDERS]
         for _ in range(options.rounds):
             for dtype, rates in products.items():
                 rates.append(product_rate(dtype))
@@ -134,7 +146,7 @@ def main() -> None:
 
 
 def product_rate(dtype: torch.dtype) -> float:
-    """Measures the rate of matrix products in GFLOP/s, the median of nine, beside the turns of the contenders."""
+    """Measures the rate of matrix products in GFLOP/s, the median of nine, in turn with the contenders."""
     one, two = (torch.randn(2048, 2048).to("cuda" if CUDA else "cpu", dtype) for _ in range(2))
     times = []
     for _ in range(12):
@@ -147,7 +159,7 @@ def product_rate(dtype: torch.dtype) -> float:
 
 
 def table(model: str, contenders: list[Contender], peak: float) -> list[str]:
-    """Writes what was measured of a model as lines of Markdown."""
+    """Formats the measurements of a model as lines of Markdown."""
     operations = growth.operations(**growth.SIZES[model])
     rates = {contender.name: contender.rates for contender in contenders}
     lines = [

@@ -1,9 +1,10 @@
 """The contenders of bench.py: each trains the same ViT on the same CIFAR-10 images, in a process that takes turns.
 
-Started as ``python contenders.py NAME MODEL``. A line with a number of seconds on standard input starts a turn of that
-length, a line of JSON on standard output ends it.
+Started as ``python contenders.py NAME MODEL``. A number of seconds on a line of standard input starts a turn of that
+length; a line of JSON on standard output ends it. With BENCH_MADE_UP=1 the images are noise, and no data is needed.
 """
 
+import functools
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ from typing import Any
 
 import growth
 import lightning as L
+import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -27,13 +29,14 @@ from timm.optim import create_optimizer_v2
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from vitpos.data.images import Raw, canonical
 from vitpos.data.module import ImageData
 from vitpos.train.cli import VitposCLI, fast_bf16
 from vitpos.train.speed import choose_attention, keep_memory
 
-BATCH = 256
+BATCH = int(os.environ.get("BENCH_BATCH", 256))
 WORKERS = int(os.environ.get("BENCH_WORKERS", 2))
-WARM = 3  # steps of a turn before the clock starts; a loader has batches in stock by then
+WARM = 3  # steps of a turn before the clock starts, after which a loader's prefetched batches are used up
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -42,22 +45,27 @@ MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 NAME, SIZE = sys.argv[1], growth.SIZES[sys.argv[2]]  # LightningCLI clears the command line
 
 
+if os.environ.get("BENCH_MADE_UP"):
+    _noise = np.random.default_rng(0).integers(0, 256, (50_000, 3, 32, 32), np.uint8)
+    ImageData.source = canonical("cifar10", Raw(tuple("abcdefghij"), _noise, np.arange(50_000) % 10))  # type: ignore
+
+
 @register_model
 def bench_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """The model of the command line, for a size that no named model has."""
+    """The model given on the command line, under a name that timm can create."""
     return timm.create_model("vitpos_nano_patch4_32", pretrained, **SIZE, **kwargs)  # type: ignore[return-value]
 
 
 class Turns:
-    """Counts steps against the clock, and waits between turns."""
+    """Counts steps, measures time, and waits between turns."""
 
     def __init__(self) -> None:
         self.out = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # what the libraries print goes elsewhere
+        os.dup2(2, 1)  # output of libraries goes to stderr
         self.steps, self.began, self.seconds = -1, 0.0, 0.0
 
     def wait(self, **said: float) -> None:
-        """Says how the turn went and waits for the next."""
+        """Reports the last turn and waits for the next one."""
         print(json.dumps(said), file=self.out, flush=True)
         line = sys.stdin.readline()
         if not line:
@@ -65,7 +73,7 @@ class Turns:
         self.seconds, self.steps = float(line), -WARM
 
     def step(self, images: int = BATCH) -> None:
-        """Is called after each step; the first only tells that the contender is ready."""
+        """Counts a step; called after each. The first call only reports that the contender is ready."""
         if self.steps == -1 and not self.seconds:
             return self.wait()
         self.steps += 1
@@ -81,7 +89,7 @@ class Turns:
 
 
 class Paced(L.Callback):
-    """Tells the turns of each step of a Lightning trainer."""
+    """Reports each step of a Lightning trainer to the turns."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns
@@ -96,7 +104,7 @@ class Paced(L.Callback):
 
 
 class Pictures(Dataset[Any]):
-    """CIFAR-10 as torchvision hands it out: a Pillow image, transformed at each access."""
+    """CIFAR-10 as in torchvision: a Pillow image, transformed at each access."""
 
     def __init__(self, transform: Callable[[Image.Image], Any] | None = None) -> None:
         split = ImageData(name="cifar10").source.train
@@ -112,13 +120,13 @@ class Pictures(Dataset[Any]):
 
 
 def vit() -> VisionTransformer:
-    """Makes the model as timm has it, with a learned table."""
+    """Builds timm's model, with a learned table."""
     torch.manual_seed(0)
     return VisionTransformer(img_size=32, patch_size=4, num_classes=10, class_token=False, global_pool="avg", **SIZE)  # type: ignore[arg-type]
 
 
 class Tutorial(L.LightningModule):
-    """A LightningModule as the tutorials write it."""
+    """A LightningModule as in Lightning's tutorials."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +142,7 @@ class Tutorial(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Makes AdamW."""
+        """Returns AdamW."""
         return torch.optim.AdamW(self.parameters(), lr=1e-3, weight_decay=0.05)
 
 
@@ -176,11 +184,11 @@ def timm_loop(turns: Turns) -> None:
             turns.step()
 
 
-def command(turns: Turns, compile: Any = "auto") -> VitposCLI:
-    """Makes trainer, model and data as ``vitpos fit`` does with its defaults."""
+def command(turns: Turns, **model: Any) -> VitposCLI:
+    """Creates trainer, model and data as ``vitpos fit`` does with its defaults."""
     config: dict[str, Any] = {
         "position": "learned",
-        "model": {"name": "bench_patch4_32", "compile": compile},
+        "model": {"name": "bench_patch4_32", **model},
         "data": {"name": "cifar10", "batch_size": BATCH},
         "trainer": {"max_epochs": 10000, "default_root_dir": tempfile.mkdtemp()},
     }
@@ -191,9 +199,9 @@ def command(turns: Turns, compile: Any = "auto") -> VitposCLI:
     return cli
 
 
-def vitpos(turns: Turns, compile: Any = "auto") -> None:
-    """Trains as ``vitpos fit`` does."""
-    cli = command(turns, compile)
+def vitpos(turns: Turns, **model: Any) -> None:
+    """Trains as ``vitpos fit`` does, with its defaults unless options of the model are given."""
+    cli = command(turns, **model)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
 
 
@@ -204,8 +212,8 @@ def evaluation(turns: Turns) -> None:
         cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
 
 
-def bare(turns: Turns) -> None:
-    """Trains one batch over and over with nothing around it, as fast as vitpos knows how to."""
+def bare(turns: Turns, mode: str | None = None) -> None:
+    """Trains on one batch repeatedly without any overhead, as fast as possible."""
     keep_memory()
     model = timm.create_model("vitpos_nano_patch4_32", position="learned", **SIZE).to(DEVICE).train()
     bf16 = fast_bf16("auto")
@@ -216,7 +224,7 @@ def bare(turns: Turns) -> None:
     def loss() -> torch.Tensor:
         return F.cross_entropy(model(images), labels, label_smoothing=0.1)
 
-    step = torch.compile(loss) if CUDA else loss
+    step = torch.compile(loss, mode=mode) if CUDA else loss
     while True:
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
             value = step()
@@ -227,7 +235,7 @@ def bare(turns: Turns) -> None:
 
 
 def study(turns: Turns) -> None:
-    """Trains as a worker of a study does, on one thread."""
+    """Trains like a worker of a study, on one thread."""
     torch.set_num_threads(1)
     vitpos(turns)
 
@@ -237,6 +245,35 @@ def compiled(turns: Turns) -> None:
     vitpos(turns, compile=True)
 
 
+def eager(turns: Turns) -> None:
+    """Trains as ``vitpos fit --model.compile false`` does."""
+    vitpos(turns, compile=False)
+
+
+def unfused(turns: Turns) -> None:
+    """Trains as ``vitpos fit --model.attention unfused`` does."""
+    vitpos(turns, attention="unfused")
+
+
+def eager_unfused(turns: Turns) -> None:
+    """Trains without what a GPU is given by default."""
+    vitpos(turns, compile=False, attention="unfused")
+
+
+def graphs(turns: Turns) -> None:
+    """Trains as ``vitpos fit`` would if it compiled to CUDA graphs."""
+    torch.compile = functools.partial(torch.compile, mode="reduce-overhead")  # type: ignore[assignment]
+    vitpos(turns)
+
+
+def bare_graphs(turns: Turns) -> None:
+    """Trains as the bare loop does, with CUDA graphs."""
+    bare(turns, "reduce-overhead")
+
+
+CONTENDERS = (lightning, timm_loop, vitpos, compiled, study, bare, evaluation)
+VARIANTS = (eager, unfused, eager_unfused, graphs, bare_graphs)
+
 if __name__ == "__main__":
-    contender = {f.__name__: f for f in (lightning, timm_loop, vitpos, compiled, study, bare, evaluation)}[NAME]
+    contender = {f.__name__: f for f in (*CONTENDERS, *VARIANTS)}[NAME]
     contender(Turns())

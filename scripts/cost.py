@@ -1,10 +1,10 @@
-"""Measures what each scheme costs: parameters, operations, and the time of a training step relative to none.
+"""Measures the cost of each scheme: parameters, operations, and the time of a training step relative to none.
 
-    python scripts/cost.py                                     # all of it: some 10 minutes on two CPU cores
+    python scripts/cost.py                                     # everything: about 10 minutes on two CPU cores
     python scripts/cost.py --schemes rope_axial cpe --rounds 5
 
 Every scheme trains the same ViT (width 192, 12 blocks, 3 heads, 64 tokens of 4 pixels) on one batch. Each step is timed
-between two steps of none, so that a machine that is busy for a while slows both.
+between two steps of none, so that other load on the machine slows both.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def operations(model: torch.nn.Module) -> int:
-    """Counts the operations of products in the forward of one image (a multiplication and an addition are 2)."""
+    """Counts the operations of matrix products in the forward pass of one image (a multiply-add counts as 2)."""
     image = torch.zeros(1, 3, 32, 32, device=next(model.parameters()).device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
@@ -76,7 +76,7 @@ def operations(model: torch.nn.Module) -> int:
 
 
 def against(plain: Callable[[], None], steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Times every step between two of `plain`, in turn over the rounds, and gives the ratios."""
+    """Times every step between two steps of `plain`, in turn over the rounds; returns the ratios."""
     ratios: dict[str, list[float]] = {scheme: [] for scheme in steps}
     before = [seconds(plain) for _ in range(3)][-1]  # the first ones warm up
     for step in steps.values():

@@ -1,4 +1,4 @@
-"""How the time of a training step grows with tokens, width and depth, beside the count of its operations."""
+"""How the time of a training step grows with tokens, width and depth, compared to its operation count."""
 
 import statistics
 import time
@@ -28,7 +28,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Point(NamedTuple):
-    """One size of the model and what an image costs in training."""
+    """A model size and the cost of training on one image."""
 
     factor: str
     value: int
@@ -37,16 +37,16 @@ class Point(NamedTuple):
 
 
 def operations(embed_dim: int, depth: int, patch_size: int = 4, **_: Any) -> float:
-    """Counts the operations of training on one image of 32 pixels (a product is 2, the backward twice the forward).
+    """Counts the operations of training on one 32-pixel image (a multiply-add counts as 2, backward twice the forward).
 
-    A block has ``24 d^2`` a token in its four linear layers and ``4 N d`` in its attention.
+    Per token, a block has ``24 d^2`` in its four linear layers and ``4 N d`` in its attention.
     """
     tokens = (32 // patch_size) ** 2
     return 3.0 * tokens * depth * (24 * embed_dim**2 + 4 * tokens * embed_dim)
 
 
 def measure() -> list[Point]:
-    """Times steps of models that differ from `BASE` in one factor, in turn: the median of seven rounds."""
+    """Times steps of models that differ from `BASE` in one factor, in turn; returns medians of seven rounds."""
     keep_memory()
     sizes = [(factor, value) for factor, values in FACTORS.items() for value in values]
     steps = [trainer(model({**BASE, factor: value})) for factor, value in sizes]
@@ -65,13 +65,13 @@ def measure() -> list[Point]:
 
 
 def model(size: dict[str, int]) -> VisionTransformer:
-    """Makes a model with heads of 32 channels."""
+    """Builds a model with 32 channels per head."""
     heads = max(size["embed_dim"] // 32, 1)
     return timm.create_model("vitpos_nano_patch4_32", position="learned", num_heads=heads, **size)
 
 
 def trainer(model: VisionTransformer) -> Callable[[], None]:
-    """Returns what trains a model for a step, on one batch over and over."""
+    """Returns a function that trains a model for one step, always on the same batch."""
     model.to(DEVICE)
     bf16 = fast_bf16("auto")
     choose_attention(model, "auto", DEVICE.type, "bf16-mixed" if bf16 else "32-true")
@@ -89,7 +89,7 @@ def trainer(model: VisionTransformer) -> Callable[[], None]:
 
 
 def table(points: list[Point], peak: float) -> list[str]:
-    """Writes the points as lines of Markdown; `peak` is the machine's rate of products in GFLOP/s."""
+    """Formats the points as lines of Markdown; `peak` is the machine's rate of products in GFLOP/s."""
     lines = [
         "",
         "## How cost grows",
@@ -110,7 +110,7 @@ def table(points: list[Point], peak: float) -> list[str]:
 
 
 def draw(points: list[Point], peak: float, file: Path) -> None:
-    """Draws time against operations, with the line on which the machine would do nothing but products."""
+    """Draws time against operations, with the line of a machine that computes only products."""
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     names = {"patch_size": "patch", "embed_dim": "width", "depth": "depth"}
     for (factor, name), marker, color in zip(names.items(), "so^", ("#0072b2", "#d55e00", "#009e73"), strict=True):

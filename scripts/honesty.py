@@ -1,7 +1,7 @@
-"""Simulates studies whose truth is known, and writes how often their verdicts are wrong and how often reached.
+"""Simulates studies with known truth, and writes the error rates and power of their verdicts.
 
-python scripts/honesty.py                   # some ten minutes on one core
-python scripts/honesty.py --studies 200     # a minute
+python scripts/honesty.py                   # about ten minutes on one core python scripts/honesty.py --studies 200
+# a minute
 """
 
 import argparse
@@ -52,7 +52,7 @@ HARD = {**LIKE, **UNLIKE}
 
 
 def table(head: Iterable[str], rows: Iterable[Sequence[object]]) -> str:
-    """Writes a Markdown table, numbers to three digits."""
+    """Formats a Markdown table, numbers with three digits."""
     cells = [[f"{x:.3f}" if isinstance(x, float) else str(x) for x in row] for row in rows]
     head = list(head)
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *cells]
@@ -68,7 +68,7 @@ def errors(
     true: Sequence[float] | float = 0,
     null: slice = slice(None),
 ) -> str:
-    """Lays out the share of studies in which something is shown that is not so, by world, size of family and seeds."""
+    """Returns a table of the share of studies with any false finding, by world, family size and number of seeds."""
     rows = []
     for name, draw in worlds.items():
         row: list[object] = [name]
@@ -82,13 +82,13 @@ def errors(
 
 
 def marked(rate: float, studies: int) -> str:
-    """Writes a share, bold where it is above alpha beyond chance: exact binomial test at 0.1 %."""
+    """Formats a rate, in bold if it exceeds alpha beyond chance: exact binomial test at 0.1 %."""
     above = stats.binomtest(round(rate * studies), studies, ALPHA, alternative="greater").pvalue < 0.001
     return f"**{rate:.3f}**" if above else f"{rate:.3f}"
 
 
 def old_and_new(studies: int) -> str:
-    """Lays out error and power of max-T beside Holm."""
+    """Returns a table of error and power of max-T beside Holm."""
     normal = world()
     cases: dict[str, tuple[Sequence[float] | float, bool]] = {
         "error: no difference": (0, False),
@@ -115,7 +115,7 @@ def old_and_new(studies: int) -> str:
 
 
 def sequential(studies: int) -> str:
-    """Lays out seeds and errors of studies that add seeds until settled."""
+    """Returns a table of seeds and errors of studies that add seeds until settled."""
     rows = []
     for name, true in {"0": 0.0, "0.5 sd": 0.5 * SD, "1 sd": SD, "the margin, 1.67 sd": MARGIN, "2 sd": 2 * SD,
                        "4 sd": 4 * SD, "2 sd for one of five, else 0": (2 * SD, 0, 0, 0, 0)}.items():  # fmt: skip
@@ -128,7 +128,7 @@ def sequential(studies: int) -> str:
 
 
 def looks(studies: int) -> str:
-    """Lays out errors of sequential verdicts and of looking again with a test for one look."""
+    """Returns a table of errors of sequential verdicts, and of looking again with a test for one look."""
     rows = []
     for name, draw in {**LIKE, **UNLIKE, **SKEWED}.items():
         d = draw(generator("looks", name), studies, FAMILY, 24)
@@ -140,7 +140,7 @@ def looks(studies: int) -> str:
 
 
 def planning(studies: int) -> str:
-    """Lays out the power of studies that were planned from a few seeds."""
+    """Returns a table of the power of studies that were planned from a few seeds."""
     rows = []
     for n in (3, 5, 8):
         for true in (0.0, SD, MARGIN, 2 * SD):
@@ -162,7 +162,7 @@ def planning(studies: int) -> str:
 
 
 def intervals(studies: int) -> str:
-    """Lays out coverage of t intervals, single and together, and of both errors."""
+    """Returns a table of the coverage of t intervals, single and simultaneous."""
     rows = []
     for shape in SHAPES:
         row: list[object] = [shape]
@@ -176,7 +176,7 @@ def intervals(studies: int) -> str:
 
 
 def alternatives(studies: int) -> str:
-    """Lays out errors of tests that were not taken."""
+    """Returns a table of errors of tests that were rejected."""
     worlds = {"normal": LIKE["normal runs"], "deviations 1:16": UNLIKE["deviations of candidates 1:16"],
               "noisy reference": UNLIKE["a noisy reference (4 times)"]}  # fmt: skip
     ways: dict[str, tuple[Callable[[Floats], Shown], float]] = {
@@ -198,7 +198,7 @@ def alternatives(studies: int) -> str:
 
 
 def report(n: int) -> str:
-    """Runs all simulations and returns the page, `n` studies behind each number."""
+    """Runs all simulations and returns the page, with `n` studies behind each number."""
     few = max(n // 20, 5)
     rows = [
         [name, *(marked(share(differs(tuned(n, k, t))), n) for k in (8, 12, 20))]
@@ -314,7 +314,7 @@ def report(n: int) -> str:
 
 
 def main() -> None:
-    """Simulates and writes ``results/honesty.md``."""
+    """Runs the simulations and writes ``results/honesty.md``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=2000, help="studies behind each number (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("results/honesty.md"), help="(%(default)s)")

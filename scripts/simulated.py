@@ -1,6 +1,6 @@
-"""Simulated studies whose truth is known, and what verdicts find in them; ``honesty.py`` writes the page.
+"""Simulated studies with known truth, and the verdicts on them; ``honesty.py`` writes the page.
 
-A study has m candidates and one reference that they share. Verdicts are by the functions that judge real studies.
+A study has m candidates and one reference that they share. Verdicts come from the functions that judge real studies.
 """
 
 import math
@@ -18,9 +18,9 @@ World = Callable[..., Floats]
 """Draws differences: (generator, studies, m, n, true) to (studies, m, n)."""
 Shown = npt.NDArray[np.bool_]
 ALPHA, MARGIN, SD, FAMILY = 0.05, 1.0, 0.6, 5
-"""Margin and deviation of a paired difference in points."""
+"""MARGIN and SD (standard deviation of a paired difference) are in points."""
 
-# Runs around their mean, with a deviation of 1.
+# Deviations of runs from their mean, with a standard deviation of 1.
 SHAPES: dict[str, Draw] = {
     "normal": lambda rng, size: rng.standard_normal(size),
     "uniform": lambda rng, size: rng.uniform(-math.sqrt(3), math.sqrt(3), size),
@@ -33,14 +33,15 @@ SHAPES: dict[str, Draw] = {
 def world(
     shape: str = "normal", *, spread: float = 1, reference: float = 1, grid: float = 0, batch: float = 0
 ) -> World:
-    """Makes a function that draws differences of schemes that differ by `true` on average.
+    """Returns a function that draws differences of schemes whose mean is `true`.
 
     Args:
         shape: Key of `SHAPES`.
-        spread: Deviation of the last candidate's runs over that of the first's, the others between.
-        reference: Deviation of the reference's runs, over the mean one of a candidate.
-        grid: Points between two accuracies that are possible.
-        batch: Deviation of what a second batch of seeds, on another machine say, does to a scheme, in that of a run.
+        spread: Standard deviation of the last candidate's runs relative to the first's; the others lie between.
+        reference: Standard deviation of the reference's runs relative to the (geometric) mean of the candidates'.
+        grid: Points between two possible accuracies.
+        batch: Standard deviation of the effect of a second batch of seeds (e.g. another machine) on a scheme, relative
+            to that of a run.
     """
 
     def draw(rng: np.random.Generator, studies: int, m: int, n: int, true: Sequence[float] | float = 0) -> Floats:
@@ -71,43 +72,43 @@ BATCHES = {f"two batches that move schemes by {x:g} sd": world(batch=x) for x in
 
 
 def generator(*key: object) -> np.random.Generator:
-    """Returns the generator of one number of the page, always the same."""
+    """Returns the random generator of one number of the page, always the same."""
     return np.random.default_rng(list(repr(key).encode()))
 
 
 def share(shown: Shown) -> float:
-    """Returns the share of studies with at least one comparison for which something was shown."""
+    """Returns the share of studies with at least one finding."""
     return float(shown.any(axis=-1).mean())
 
 
 def differs(d: Floats) -> Shown:
-    """Tells which comparisons show a difference by max-T."""
+    """Returns which comparisons show a difference by max-T."""
     return np.asarray(max_t(d) <= ALPHA)
 
 
 def differs_holm(d: Floats) -> Shown:
-    """The same by sign flips of each comparison by itself and Holm."""
+    """Returns which comparisons show a difference by separate sign flips with Holm."""
     return np.asarray(inference.adjust(sign_flip(d), "holm") <= ALPHA)
 
 
 def equivalent(d: Floats, correction: str = "max_t") -> Shown:
-    """Tells which comparisons show equivalence."""
+    """Returns which comparisons show equivalence."""
     return np.asarray(inference.flip_tests(d, MARGIN, correction).equivalence <= ALPHA)
 
 
 def indicated(d: Floats, what: str) -> Shown:
-    """Tells what the second tier indicates: ``differs`` or ``equivalent``."""
+    """Returns which comparisons the second tier indicates: ``differs`` or ``equivalent``."""
     found = inference.indicate(d, MARGIN if what == "equivalent" else 0.0, ALPHA)
     return np.asarray(found == "equivalent" if what == "equivalent" else found != "")
 
 
 def beyond(d: Floats) -> Shown:
-    """Tells which comparisons show a difference larger than the margin."""
+    """Returns which comparisons show a difference larger than the margin."""
     return np.asarray(inference.flip_tests(d, MARGIN).beyond <= ALPHA)
 
 
 def wrong_in_both(studies: int, m: int, n: int) -> float:
-    """Returns the share of studies with a wrong verdict where half do not differ, half differ by the margin."""
+    """Returns the share of studies with a wrong verdict if half do not differ and half differ by the margin."""
     d = world()(generator("both", m, n), studies, m, n, [0] * (m // 2) + [MARGIN] * (m - m // 2))
     d[:, : m // 2] *= 3
     verdicts = inference.decide(d.mean(axis=-1), inference.flip_tests(d, MARGIN), ALPHA)
@@ -119,12 +120,14 @@ def wrong_in_both(studies: int, m: int, n: int) -> float:
 
 
 def pooled_dunnett(d: Floats) -> Shown:
-    """Dunnett's test (1955) with one deviation for all schemes, seeds as blocks; its critical value is simulated."""
+    """Dunnett's test (1955) with one deviation for all schemes and seeds as blocks; its critical value is simulated."""
     studies, m, n = d.shape
     free, rng = m * (n - 1), generator("dunnett", m, n)
     mean = (rng.standard_normal((50_000, m)) - rng.standard_normal((50_000, 1))) / math.sqrt(2)
     critical = np.quantile(np.abs(mean).max(axis=1) / np.sqrt(rng.chisquare(free, 50_000) / free), 1 - ALPHA)
-    runs = np.concatenate((d, np.zeros((studies, 1, n))), axis=1)  # seeds are taken out below, so a reference of 0 does
+    runs = np.concatenate(
+        (d, np.zeros((studies, 1, n))), axis=1
+    )  # seed effects are removed below, so the reference can be 0
     rest = runs - runs.mean(axis=1, keepdims=True) - runs.mean(axis=2, keepdims=True)
     rest += runs.mean(axis=(1, 2), keepdims=True)
     sd = np.sqrt(2 * (rest**2).sum(axis=(1, 2)) / free)
@@ -149,7 +152,7 @@ def moderated_t(d: Floats) -> Shown:
 
 
 def posterior(d: Floats, low: float, high: float) -> Floats:
-    """Posterior probability that a mean lies between two values, flat prior: Student's t, as in Bayesian t tests."""
+    """Posterior probability that a mean lies between two values (flat prior: Student's t, as in Bayesian t tests)."""
     mean, error = d.mean(axis=-1), np.sqrt(d.var(axis=-1, ddof=1) / d.shape[-1])
     return np.asarray(
         np.diff(stats.t.cdf((np.array([low, high])[:, None, None] - mean) / error, d.shape[-1] - 1), axis=0)[0]
@@ -157,17 +160,17 @@ def posterior(d: Floats, low: float, high: float) -> Floats:
 
 
 def bayes_sign(d: Floats, of: Callable[..., Floats] = posterior) -> Shown:
-    """Decides a sign where its posterior probability is above .975."""
+    """Decides on a sign if its posterior probability is above .975."""
     return np.asarray(np.abs(of(d, -np.inf, 0) - 0.5) > 0.475)
 
 
 def bayes_rope(d: Floats, of: Callable[..., Floats] = posterior) -> Shown:
-    """Decides equivalence where the posterior probability of a mean within the margin (ROPE) is above .95."""
+    """Decides on equivalence if the posterior probability of a mean within the margin (ROPE) is above .95."""
     return np.asarray(of(d, -MARGIN, MARGIN) > 0.95)
 
 
 def hierarchical(d: Floats, low: float, high: float) -> Floats:
-    """The same with a normal prior for the means, whose centre and deviation are estimated (on a grid)."""
+    """`posterior` with a normal prior on the means, whose centre and deviation are estimated (on a grid)."""
     m, n = d.shape[1:]
     mean, error = d.mean(axis=-1)[:, None], d.var(axis=-1, ddof=1).mean(axis=-1)[:, None, None] / n  # (studies, 1, m)
     total = error + np.linspace(0, 4 * MARGIN, 41)[:, None] ** 2  # (studies, deviations of means, 1)
@@ -180,7 +183,7 @@ def hierarchical(d: Floats, low: float, high: float) -> Floats:
     return np.asarray((weight * inside).sum(axis=1))
 
 
-# Numbers of more than one step
+# Procedures with several steps
 
 
 def until_settled(d: Floats, start: int = 6, margin: float = MARGIN) -> tuple[Shown, Shown, Floats]:
@@ -189,10 +192,10 @@ def until_settled(d: Floats, start: int = 6, margin: float = MARGIN) -> tuple[Sh
     Args:
         d: (studies, m, most).
         start: Seeds before the first look.
-        margin: In points; with 0 no equivalence ends a study.
+        margin: In points; with 0, equivalence cannot end a study.
 
     Returns:
-        Which comparisons show a difference, which equivalence, and the seeds of each study.
+        Which comparisons show a difference, which equivalence, and the number of seeds of each study.
     """
     tests = inference.bet_tests(d, margin)
     equal, unequal = tests.equivalence <= ALPHA, tests.difference <= ALPHA
@@ -204,18 +207,18 @@ def until_settled(d: Floats, start: int = 6, margin: float = MARGIN) -> tuple[Sh
 
 
 def looking_again(d: Floats, start: int = 6) -> Shown:
-    """Judges by max-T after each seed as if it were the last: not allowed."""
+    """Judges by max-T after each seed as if it were the last, which is not valid."""
     return np.any([differs(d[..., :n]) for n in range(start, d.shape[-1] + 1)], axis=0)
 
 
 def tuned(studies: int, n: int, tuning_seeds: int, gap: float = 1) -> Floats:
-    """Draws differences of equal schemes, each with the best of three rates by validation accuracy, one point apart.
+    """Draws differences of equal schemes, each with the best of three learning rates by validation accuracy.
 
     Args:
-        studies: How many.
+        studies: Number of studies.
         n: Seeds that are judged.
         tuning_seeds: Seeds that choose one rate for all others; 0 if each seed chooses for itself.
-        gap: Between the true accuracies of two rates, in deviations of a run.
+        gap: Difference between the true accuracies of two rates, in standard deviations of a run.
     """
     rng = generator("tuned", n, tuning_seeds)
     truth = -gap * np.arange(3.0)[:, None]
@@ -231,9 +234,10 @@ def tuned(studies: int, n: int, tuning_seeds: int, gap: float = 1) -> Floats:
 
 
 def covered(n: int, images: int, studies: int) -> dict[str, float]:
-    """Counts studies whose interval of one difference holds what other seeds and images would give.
+    """Returns the share of studies whose interval of one difference contains the value for other seeds and images.
 
-    Runs are right where ability + ease of the image + noise is above 0, so seeds, images and both together vary.
+    An image is classified correctly if ability + ease of the image + noise is above 0, so seeds, images and both
+    together vary.
 
     Returns:
         By interval: over seeds alone, and over seeds and images (`inference.pigeonhole_interval`).
@@ -258,23 +262,23 @@ def covered(n: int, images: int, studies: int) -> dict[str, float]:
 
 
 def advised(n: int, true: float, studies: int, *, limit: bool) -> tuple[float, float, float]:
-    """Plans a study from one of n seeds, and computes the power that it then has to decide.
+    """Plans a study from one with n seeds, and computes its actual power to decide.
 
     Args:
-        n: Seeds of the first.
+        n: Seeds of the first study.
         true: Difference, in points.
-        studies: How many.
-        limit: Plan with the upper limit of the deviation, else with the deviation as found.
+        studies: Number of studies.
+        limit: Whether to plan with the upper limit of the deviation, else with the deviation as found.
 
     Returns:
-        Mean power, share of studies with a power under one half, and median of the seeds that were advised.
+        Mean power, share of studies with a power under one half, and median of the recommended seeds.
     """
     d = world()(generator("advised", n, true), studies, 1, n, true)[:, 0]
     level, found = power.sidak(ALPHA, FAMILY), []
     for x in d:
         mean, sd = float(x.mean()), float(x.std(ddof=1))
         high = power.deviation_limits(sd, n)[1]
-        planned = sd if limit else sd * sd / high  # a deviation whose upper limit is the one that was found
+        planned = sd if limit else sd * sd / high  # a deviation whose upper limit is the observed one
         seeds = power.seeds_to_decide(mean, planned, n, margin=MARGIN, alpha=ALPHA, family=FAMILY)[1]
         reached = 1.0, power.MOST
         if seeds is not None:

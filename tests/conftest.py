@@ -30,6 +30,14 @@ def no_process_group():
         torch.distributed.destroy_process_group()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what needs a GPU where there is none."""
+    if not torch.cuda.is_available() and not os.environ.get("VITPOS_GPU_DRY"):
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device here; scripts/gpu.sh runs these on one"))
+
+
 @pytest.fixture
 def cifar_root() -> Path:
     """The folder that holds real CIFAR-10, or a skip that says where it was looked for."""

@@ -130,8 +130,8 @@ def test_a_copy_uses_its_own_scheme_throughout(duplicate):
     ours = vitpos.attach(vit(), "learned")
     twin = duplicate(ours)
     assert twin.pos_embed is not ours.pos_embed
-    assert twin.seam is not ours.seam
-    assert {part.seam for block in twin.blocks for part in (block, block.attn)} == {twin.seam}
+    assert twin.position_state is not ours.position_state
+    assert {part.position_state for block in twin.blocks for part in (block, block.attn)} == {twin.position_state}
     before = ours(images())
     with torch.no_grad():
         twin.pos_embed.table.add_(1)
@@ -222,7 +222,7 @@ def test_attach_again_is_refused_without_a_word_and_detach_restores():
     assert vitpos.attach(model, "none") is model
     vitpos.attach(model, "learned(scale=1)")  # nothing is lost with none
     first = model(images())
-    with pytest.raises(VitposError, match=r"already has position scheme 'learned': say .*keep.*drop.* to lose it"):
+    with pytest.raises(VitposError, match=r"already has position scheme 'learned': pass .*keep.*drop.* to remove it"):
         vitpos.attach(model, "sinusoidal_2d")
     with pytest.raises(VitposError, match=r"existing='new' must be \"keep\" or \"drop\""):
         vitpos.attach(model, "sinusoidal_2d", existing="new")
@@ -315,17 +315,17 @@ def heads_differ():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: torch.nn.Linear(2, 2), "cannot attach to Linear: timm's VisionTransformer and Eva are served"),
+        (lambda: torch.nn.Linear(2, 2), "cannot attach to Linear: supported are timm's VisionTransformer and Eva"),
         (
             lambda: timm.create_model("deit_tiny_distilled_patch16_224"),
             "cannot attach to VisionTransformerDistilled: .* a subclass of timm's VisionTransformer, whose",
         ),
-        (lambda: vit(patch_drop_rate=0.5), "patch_drop_rate > 0: the patches that are left have no grid"),
+        (lambda: vit(patch_drop_rate=0.5), "patch_drop_rate > 0: the remaining patches form no grid"),
         (lambda: vit(block_fn=ParallelScalingBlock), "cannot attach to block ParallelScalingBlock"),
         (lambda: vit(block_fn=ParallelThingsBlock), "cannot attach to block ParallelThingsBlock"),
         (lambda: vit(block_fn=DiffParallelScalingBlock), "cannot attach to block DiffParallelScalingBlock"),
         (lambda: vit(attn_layer="diff"), "cannot attach to attention DiffAttention"),
-        (heads_differ, r"heads differ by layer, \(num_heads, head_dim\) are \[\(2, 12\), \(3, 8\)\]"),
+        (heads_differ, r"heads differ between layers, \(num_heads, head_dim\) are \[\(2, 12\), \(3, 8\)\]"),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_name(make, message):

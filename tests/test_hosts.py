@@ -219,7 +219,9 @@ def test_what_eva_cannot_have_is_refused():
 
 def test_a_model_that_is_no_vit_is_refused():
     for model, name in ((nn.Linear(2, 2), "Linear"), (timm.create_model("resnet18"), "ResNet")):
-        with pytest.raises(VitposError, match=f"cannot attach to {name}: timm's VisionTransformer and Eva are served"):
+        with pytest.raises(
+            VitposError, match=f"cannot attach to {name}: supported are timm's VisionTransformer and Eva"
+        ):
             vitpos.attach(model, "none")
         assert not isinstance(model, PositionedModel)
 

@@ -5,7 +5,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import vitpos
-from vitpos.checks.ground import WIDTH, images, vit
+from vitpos.checks.common import WIDTH, images, vit
 from vitpos.errors import VitposError
 
 SHAPES = {

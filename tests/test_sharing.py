@@ -119,5 +119,5 @@ def test_a_saved_model_does_not_run_the_file_that_it_names(tmp_path):
     strange.write_text("raise SystemExit")
     config["model_args"]["position"] = f"{strange}:Own"
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(VitposError, match=r"the saved model names code, .*strange\.py:Own"):
+    with pytest.raises(VitposError, match=r"the saved model runs code from .*strange\.py:Own"):
         timm.create_model(f"local-dir:{folder}", pretrained=True)

@@ -13,7 +13,7 @@ from timm.utils.onnx import onnx_export
 from torch import nn
 
 import vitpos
-from vitpos.checks.ground import REGISTERS, images, vit
+from vitpos.checks.common import REGISTERS, images, vit
 from vitpos.errors import VitposError
 from vitpos.positions.base import parts
 
@@ -195,8 +195,8 @@ def test_a_module_in_place_of_the_scheme_takes_effect(text):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: torch.jit.script(vit("cpe")), "not for TorchScript: use torch.export"),
-        (lambda: torch.fx.symbolic_trace(vit("cpe")), "not for torch.fx: use torch.export"),
+        (lambda: torch.jit.script(vit("cpe")), "do not support TorchScript: use torch.export"),
+        (lambda: torch.fx.symbolic_trace(vit("cpe")), "do not support torch.fx: use torch.export"),
         (
             lambda: vitpos.attach(torchvision.models.VisionTransformer(32, 8, 1, 2, 24, 48), "cpe"),
             r"VisionTransformer: .* another model \(of torchvision\.models\.vision_transformer\)",

@@ -1,4 +1,4 @@
-"""vitpos: position embeddings for vision transformers. Importing it registers the models with timm."""
+"""vitpos: position embeddings for vision transformers. Importing it registers its models with timm."""
 
 import sys as _sys
 from importlib import import_module as _import
@@ -29,15 +29,15 @@ if _CHECKING or _Path((_sys.argv or [""])[0]).stem not in ("vitpos", "-m"):  # -
     from vitpos.attach import attach, detach
     from vitpos.models import create_model
     from vitpos.positions import Geometry, PositionEmbedding, available, build, register
-else:  # in the command `vitpos` torch and timm wait until they are needed, so that its help comes at once
+else:  # the command `vitpos` imports torch and timm only when needed, so that its help is fast
 
     def __getattr__(name: str) -> object:
-        """Imports what is asked for."""
+        """Imports a public name on first use."""
         if name not in _HOMES:
             raise AttributeError(f"module 'vitpos' has no attribute {name!r}")
         return getattr(_import(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """Lists what is public."""
+    """Returns the public names."""
     return __all__

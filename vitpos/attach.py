@@ -1,8 +1,8 @@
-"""A timm ViT and a position scheme become one model: `attach`, `detach`, and what is refused.
+"""Attaching a position scheme to a timm ViT, and detaching it.
 
-The classes of the model, of its blocks and of their attentions are exchanged for those of `vitpos.hosts`, which call
-the scheme's hooks. All children keep their names, so the keys of the backbone in the state dict stay as they were; the
-scheme's are ``pos_embed.*``.
+The classes of the model, its blocks and its attentions are replaced by those of `vitpos.hosts`, which call the scheme's
+hooks. No submodule is renamed, so the backbone's keys in the state dict stay the same; the scheme's are
+``pos_embed.*``.
 """
 
 from typing import Any, TypeVar
@@ -11,44 +11,43 @@ from torch import Tensor, nn
 
 from vitpos.errors import VitposError
 from vitpos.hosts import ATTENTIONS, BLOCKS, MODELS, PositionedModel, training_grid
-from vitpos.positions.base import Geometry, PositionEmbedding, Sum, apart, build, parts
+from vitpos.positions.base import Geometry, PositionEmbedding, Sum, build, isolated_init, parts
 from vitpos.positions.learned import Learned
-from vitpos.seam import Seam
+from vitpos.state import PositionState
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | None = None) -> Model:
-    """Gives a timm ViT a position scheme, in place.
+    """Attaches a position scheme to a timm ViT, in place.
 
-    The scheme is drawn on the CPU from a fork of the global random state, so the caller's random numbers do not depend
-    on it.
+    The scheme is initialised on the CPU from a fork of the global random state, so it does not affect the caller's
+    random numbers.
 
-    Positions that the model has already are a scheme of vitpos; or, of its own, a learned table and, in ``Eva``, a
-    rotation. With ``existing="keep"`` the new scheme is added to them: the table becomes the scheme ``learned`` in
-    front of the sum (also in place of a ``learned`` that `scheme` asks for), the rotation stays in the blocks. What the
-    table has for class and register tokens is added to these tokens, whatever becomes of the rest, so they enter the
-    blocks as before. So with a scheme that starts as the identity the output does not change.
+    A model may already have positions: a scheme of vitpos, or timm's own learned table and, in ``Eva``, rotary
+    embedding. With ``existing="keep"`` the new scheme is added to them: the table becomes the scheme ``learned``, first
+    in the sum (replacing a ``learned`` in `scheme`), and the rotary embedding stays in the blocks. Entries of the table
+    for class and register tokens are always added to these tokens, whether the rest is kept or not, so that they enter
+    the blocks as before. So with a scheme that starts as the identity, the output does not change.
 
     Args:
         model: A timm ``VisionTransformer`` whose blocks use timm's plain ``Attention``, or a timm ``Eva``; no subclass.
-        scheme: A text such as ``"sinusoidal_2d(temperature=100)"`` or an instance.
-        existing: What becomes of positions that the model has: ``"keep"`` or ``"drop"``. Without a word, a model that
-            has some is refused.
+        scheme: A text such as ``"sinusoidal_2d(temperature=100)"``, or an instance.
+        existing: ``"keep"`` or ``"drop"`` the positions that the model already has. If None, such a model is refused.
 
     Returns:
-        `model`; its ``pos_embed`` is the scheme.
+        `model`, with the scheme as ``pos_embed``.
 
     Raises:
-        VitposError: The model cannot be served correctly (the reason is given), its positions would be lost, or the
-            scheme cannot be built for it.
+        VitposError: The model is not supported (with the reason), its positions would be lost, or the scheme cannot be
+            built for it.
     """
     geometry = _geometry(model)
     host: Any = model
     positioned = isinstance(model, PositionedModel)
     table = host.pos_embed if isinstance(host.pos_embed, nn.Parameter) else None
-    _decided(host, existing)
-    with apart():
+    _require_decision(host, existing)
+    with isolated_init():
         built = build(scheme, geometry)
         if existing == "keep":
             kept = _parts(host.pos_embed) if positioned else [] if table is None else [_learned(geometry, table)]
@@ -67,25 +66,27 @@ def attach(model: Model, scheme: str | PositionEmbedding, *, existing: str | Non
             if token is not None:
                 token.data += table.data[:, start : start + token.shape[1]]
                 start += token.shape[1]
-    del host.pos_embed  # a parameter cannot be overwritten by a module
+    del host.pos_embed  # a parameter cannot be replaced by a module
     host.__class__ = MODELS[type(model)]
     host.pos_embed = built
-    host.seam = seam = Seam()
+    host.position_state = state = PositionState()
     for layer, block in enumerate(host.blocks):
         block.__class__, block.attn.__class__ = BLOCKS[type(block)], ATTENTIONS[type(block.attn)]
         for part in (block, block.attn):
-            part.seam, part.layer = seam, layer
+            part.position_state, part.layer = state, layer
     return model
 
 
 def detach(model: Model) -> Model:
-    """Takes the scheme off again, in place: what is left is timm's model without the positions of the scheme.
+    """Removes the scheme, in place; leaves timm's model without the positions of the scheme.
+
+    A learned table that `attach` kept is part of the scheme, so it is removed too.
 
     Args:
-        model: A model that `attach` returned.
+        model: A model returned by `attach`.
 
     Returns:
-        `model`; its ``pos_embed`` is None. A learned table that `attach` kept is a part of the scheme, so it goes too.
+        `model`, with ``pos_embed`` None.
 
     Raises:
         VitposError: The model has no scheme.
@@ -96,9 +97,9 @@ def detach(model: Model) -> Model:
     plain = {positioned: timms for timms, positioned in [*MODELS.items(), *BLOCKS.items(), *ATTENTIONS.items()]}
     for block in host.blocks:
         for part in (block.attn, block):
-            del part.seam, part.layer
+            del part.position_state, part.layer
             part.__class__ = plain[type(part)]
-    del host.seam, host.pos_embed
+    del host.position_state, host.pos_embed
     host.pos_embed = None
     host.__class__ = plain[type(host)]
     _describe(host, None, None)
@@ -106,7 +107,7 @@ def detach(model: Model) -> Model:
 
 
 def _describe(host: Any, position: str | None, existing: str | None) -> None:
-    """Says in a model of ``timm.create_model`` how it is created again: what ``timm.models.save_for_hf`` writes."""
+    """Records how ``timm.create_model`` rebuilds the model, for ``timm.models.save_for_hf``."""
     if not isinstance(config := getattr(host, "pretrained_cfg", None), dict):
         return
     args = dict(getattr(host, "_model_args", {}))
@@ -126,8 +127,8 @@ def _describe(host: Any, position: str | None, existing: str | None) -> None:
     host._model_args, host.pretrained_cfg, host.default_cfg = args, config, config
 
 
-def _decided(host: Any, existing: str | None) -> None:
-    """Raises a VitposError where the model has positions and nothing is said of what becomes of them."""
+def _require_decision(host: Any, existing: str | None) -> None:
+    """Raises a VitposError if the model has positions and `existing` is not given, or is invalid."""
     if existing not in (None, "keep", "drop"):
         raise VitposError(f'existing={existing!r} must be "keep" or "drop"')
     own, rope = host.pos_embed, getattr(host, "rope", None)
@@ -136,22 +137,22 @@ def _decided(host: Any, existing: str | None) -> None:
         found.append(f"learned pos_embed {tuple(own.shape)}")
     elif own is not None and _parts(own):
         found.append(f"position scheme {'+'.join(part.scheme for part in _parts(own))!r}")
-    if rope is not None and not isinstance(host, PositionedModel):  # else it was kept when that scheme came
+    if rope is not None and not isinstance(host, PositionedModel):  # else it was kept by the earlier attach
         found.append(f"rotary positions ({type(rope).__name__})")
     if found and existing is None:
         raise VitposError(
-            f'the model already has {" and ".join(found)}: say what becomes of it, attach(..., existing="keep") to add '
-            'the scheme to it or existing="drop" to lose it'
+            f'the model already has {" and ".join(found)}: pass attach(..., existing="keep") to add the scheme to it, '
+            'or existing="drop" to remove it'
         )
 
 
 def _parts(scheme: PositionEmbedding) -> list[PositionEmbedding]:
-    """Lists the terms of a sum; ``none`` has no term."""
+    """Returns the terms of a sum; ``none`` has no terms."""
     return [part for part in parts(scheme) if type(part) is not PositionEmbedding]
 
 
 def _learned(geometry: Geometry, table: Tensor) -> PositionEmbedding:
-    """Makes the scheme of a table of timm's, (1, rows * columns, embed_dim), prefix tokens in front or not."""
+    """Converts timm's table, (1, [prefix +] rows * columns, embed_dim), to the scheme ``learned``."""
     scheme = Learned(geometry)
     scheme.table.data.copy_(table.data[:, -geometry.grid[0] * geometry.grid[1] :])
     scheme.table.requires_grad = table.requires_grad
@@ -159,7 +160,7 @@ def _learned(geometry: Geometry, table: Tensor) -> PositionEmbedding:
 
 
 def _sum(geometry: Geometry, kept: list[PositionEmbedding], new: list[PositionEmbedding]) -> PositionEmbedding:
-    """Joins the terms; a kept table takes the place of a new one."""
+    """Joins the terms; a kept learned table replaces a new one."""
     if any(isinstance(part, Learned) for part in kept):
         new = [part for part in new if not (isinstance(part, Learned) and part.inject == "stem")]
     parts = [*kept, *new]
@@ -169,7 +170,7 @@ def _sum(geometry: Geometry, kept: list[PositionEmbedding], new: list[PositionEm
 
 
 def _geometry(model: Any) -> Geometry:
-    """Reads the geometry off a model that can be served, and refuses others by name with the reason."""
+    """Returns the geometry of a supported model; raises a VitposError with the reason for others."""
     name = type(model).__name__
     if type(model) not in (*MODELS, *MODELS.values()):
         parent = next((host.__name__ for host in MODELS if isinstance(model, host)), None)
@@ -177,22 +178,22 @@ def _geometry(model: Any) -> Geometry:
         kind += f" (of {type(model).__module__})"
         if type(getattr(model, "model", None)) in (*MODELS, *MODELS.values()):  # features_only
             kind += f" around {type(model.model).__name__}: attach to its .model"
-        raise VitposError(f"cannot attach to {name}: timm's VisionTransformer and Eva are served, this is {kind}")
+        raise VitposError(f"cannot attach to {name}: supported are timm's VisionTransformer and Eva, this is {kind}")
     if not isinstance(model.patch_drop, nn.Identity | None):
-        raise VitposError("cannot attach with patch_drop_rate > 0: the patches that are left have no grid")
+        raise VitposError("cannot attach with patch_drop_rate > 0: the remaining patches form no grid")
     heads = set()
     for block in model.blocks:
-        for kind, part, served in (("block", block, BLOCKS), ("attention", getattr(block, "attn", None), ATTENTIONS)):
-            if type(part) not in (*served, *served.values()):
+        for kind, part, known in (("block", block, BLOCKS), ("attention", getattr(block, "attn", None), ATTENTIONS)):
+            if type(part) not in (*known, *known.values()):
                 raise VitposError(
-                    f"cannot attach to {kind} {type(part).__name__}: it computes attention in a way of its own; those "
-                    f"served are {', '.join(one.__name__ for one in served)}"
+                    f"cannot attach to {kind} {type(part).__name__}: it computes attention in its own way; supported "
+                    f"are {', '.join(one.__name__ for one in known)}"
                 )
         if (groups := getattr(block.attn, "num_kv_groups", 1)) > 1:
             raise VitposError(f"cannot attach to grouped-query attention: {groups} queries share a key")
         heads.add((block.attn.num_heads, block.attn.head_dim))
     if len(heads) != 1:
-        raise VitposError(f"cannot attach: heads differ by layer, (num_heads, head_dim) are {sorted(heads)}")
+        raise VitposError(f"cannot attach: heads differ between layers, (num_heads, head_dim) are {sorted(heads)}")
     ((num_heads, head_dim),) = heads
     if num_heads * head_dim != model.embed_dim:
         raise VitposError(f"cannot attach: {num_heads} heads of {head_dim} are not embed_dim {model.embed_dim}")

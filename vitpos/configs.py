@@ -1,4 +1,4 @@
-"""Reading configs and study files: one value for one number, and no key twice."""
+"""Reading configs and study files: unambiguous numbers, and no duplicate keys."""
 
 import copy
 import functools
@@ -11,11 +11,11 @@ import yaml
 
 from vitpos.errors import VitposError
 
-SEEDS = 2**32  # numpy, and so Lightning, takes the seeds below
+SEEDS = 2**32  # numpy, and therefore Lightning, accepts smaller seeds only
 
 
 class Loader(yaml.SafeLoader):
-    """Reads YAML as version 1.2 reads numbers: ``1e-3`` is one, ``1:30`` is text; so is ``010``, which was 8 before."""
+    """Reads numbers as in YAML 1.2: ``1e-3`` is a number, ``1:30`` is text, and so is ``010`` (octal in YAML 1.1)."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (as in the base class)
         first: [each for each in resolvers if not each[0].endswith((":int", ":float"))]
@@ -32,16 +32,16 @@ for _kind, _pattern in {
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML file that holds keys and values.
+    """Reads a YAML file with a mapping.
 
     Raises:
-        VitposError: It cannot be read, is not YAML, has a key twice, or holds something else.
+        VitposError: It cannot be read, is not valid YAML, has a duplicate key, or is not a mapping.
     """
     try:
-        content, found = _parse(path.read_text(encoding="utf-8-sig"))  # Windows editors begin a file with a mark
+        content, found = _parse(path.read_text(encoding="utf-8-sig"))  # Windows editors write a byte order mark
     except OSError as error:
         raise VitposError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, a date that does not exist
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or an invalid date
         raise VitposError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise VitposError(f"{path} should hold keys and values, got {type(content).__name__}")
@@ -49,33 +49,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return copy.deepcopy(content)
 
 
-@functools.lru_cache(8)  # the same study file is read several times by a command, and may list thousands of values
+@functools.lru_cache(8)  # a command reads the same study file several times, and it may list thousands of values
 def _parse(text: str) -> tuple[Any, list[tuple[str, int]]]:
-    """Reads YAML: its content, and its keys with their lines."""
+    """Parses YAML into its content and its keys with their lines."""
     loader = Loader(text)
     try:
         tree = loader.get_single_node()
-        found = list(keys(tree, set()))  # before merge keys are put in their place
+        found = list(keys(tree, set()))  # before the loader resolves merge keys
         return (None if tree is None else loader.construct_document(tree)), found
     finally:
         loader.dispose()
 
 
-def refuse_twice(path: Path) -> None:
-    """Stops at a key that a YAML file gives twice, nested or dotted; YAML would take the last without a word.
-
-    Raises:
-        VitposError: Names the key and both lines.
-    """
+def refuse_duplicates(path: Path) -> None:
+    """Raises a VitposError for a duplicate key, nested or dotted; YAML would silently take the last."""
     try:
         found = _parse(path.read_text(encoding="utf-8-sig"))[1]
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        return  # whoever reads it will say so
+        return  # reported when the file is read
     refuse(found, path)
 
 
 def refuse(found: Iterable[tuple[str, int]], path: Path) -> None:
-    """Stops at a key that stands twice (errors as `refuse_twice`)."""
+    """Raises a VitposError for a duplicate key."""
     lines: dict[str, int] = {}
     for key, line in found:
         if key in lines:
@@ -84,7 +80,7 @@ def refuse(found: Iterable[tuple[str, int]], path: Path) -> None:
 
 
 def keys(node: yaml.Node | None, seen: set[int], prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Yields the dotted keys of a YAML document and their lines, also of mappings within lists; aliases once."""
+    """Yields the dotted keys of a YAML document with their lines, including mappings in lists; aliases once."""
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -100,10 +96,10 @@ def keys(node: yaml.Node | None, seen: set[int], prefix: str = "") -> Iterator[t
 
 
 def check_seed(seed: object, where: str) -> None:
-    """Checks a seed of a run.
+    """Checks the seed of a run.
 
     Raises:
-        VitposError: It is no whole number, or out of range.
+        VitposError: It is not an integer, or out of range.
     """
     if type(seed) is not int:
         raise VitposError(f"{where} should be a whole number, got {str(seed).lower()}")
@@ -112,7 +108,7 @@ def check_seed(seed: object, where: str) -> None:
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns nested keys into dotted ones."""
+    """Converts nested keys to dotted ones."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
@@ -120,7 +116,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nest(flat: dict[str, Any]) -> dict[str, Any]:
-    """Turns dotted keys into nested ones."""
+    """Converts dotted keys to nested ones."""
     tree: dict[str, Any] = {}
     for key, value in flat.items():
         *groups, last = key.split(".")

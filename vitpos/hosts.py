@@ -1,6 +1,6 @@
-"""timm's models and attentions with the hooks of a scheme: what `vitpos.attach` turns a model and its attentions into.
+"""Subclasses of timm's models, blocks and attentions that call a scheme's hooks; `vitpos.attach` swaps them in.
 
-Each is a subclass of timm's class that adds no child, so all children keep their names and parameters.
+None adds a child module, so all submodules keep their names and parameters.
 """
 
 from typing import Any
@@ -17,30 +17,31 @@ from torch import Tensor, nn
 from vitpos.errors import VitposError
 from vitpos.positions.base import Grid, PositionEmbedding, parts
 from vitpos.positions.learned import Learned
-from vitpos.positions.record import accept, label
-from vitpos.seam import Call, Seam
+from vitpos.positions.record import adapt, add_record
+from vitpos.state import Call, PositionState
 
 
 def _joined(prefix: Tensor, patches: Tensor, dim: int) -> Tensor:
-    """Puts the prefix tokens back in front; without any there is nothing to copy."""
+    """Puts the prefix tokens back in front; without any, nothing is copied."""
     return torch.cat([prefix, patches], dim=dim) if prefix.shape[dim] else patches
 
 
 class PositionedBlock:
-    """What the blocks share: the patch tokens pass through the scheme as they enter; then timm's forward."""
+    """Mixin for blocks: passes the patch tokens through the scheme, then runs timm's forward."""
 
-    seam: Seam
+    position_state: PositionState
     layer: int
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Computes timm's forward of what the scheme makes of the tokens."""
-        thread, call = self.seam.thread, self.seam.call(x)
-        # For the attention, also where this runs again. Compiled, gradient checkpointing allows no such change.
+        """Runs timm's forward on the tokens returned by the scheme."""
+        thread, call = self.position_state.thread, self.position_state.call(x)
+        # The attention reads `now`, also when the block is recomputed. Not in compiled code, in which gradient
+        # checkpointing does not allow such a side effect.
         before, eager = thread.now, not torch.compiler.is_compiling()
         if eager:
             thread.now = call
         try:
-            if self.layer:  # the tokens of layer 0 are changed by the model
+            if self.layer:  # the model itself applies the hook of layer 0
                 prefix = call.prefix
                 call.check(x.shape[1], prefix)
                 patches = x[:, prefix:]
@@ -53,40 +54,43 @@ class PositionedBlock:
 
 
 class PositionedViTBlock(PositionedBlock, Block):
-    """timm's block of the ViT with a scheme."""
+    """timm's ViT block with a scheme."""
 
 
 class PositionedResPostBlock(PositionedBlock, ResPostBlock):
-    """timm's block with norms after attention and MLP, with a scheme."""
+    """timm's ViT block with norms after attention and MLP, with a scheme."""
 
 
 class PositionedEvaBlock(PositionedBlock, EvaBlock):
-    """timm's block of ``Eva`` with a scheme."""
+    """timm's ``Eva`` block with a scheme."""
 
 
 class PositionedEvaBlockPostNorm(PositionedBlock, EvaBlockPostNorm):
-    """timm's block of ``Eva(use_post_norm=True)`` with a scheme."""
+    """timm's ``Eva(use_post_norm=True)`` block with a scheme."""
 
 
 class Positioned:
-    """What the attentions share: the scheme's rotation and bias on the patch tokens, then timm's forward."""
+    """Mixin for attentions: timm's attention with the scheme's rotation and bias on the patch tokens."""
 
-    seam: Seam
+    position_state: PositionState
     layer: int
 
     def _attend(
         self: Any, x: Tensor, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, is_causal: bool
     ) -> Tensor:
-        """Computes what follows the norms of q and k; prefix tokens are not rotated, nor biased unless it sees them."""
+        """Computes attention from normalised q and k.
+
+        Prefix tokens are never rotated, and biased only if the scheme's `sees_prefix` is true.
+        """
         batch, length, _ = x.shape
-        call = self.seam.call(x)
+        call = self.position_state.call(x)
         prefix = call.prefix
         call.check(length, prefix)
-        gate_layer = getattr(self, "gate", None)  # not in the oldest timm allowed
+        gate_layer = getattr(self, "gate", None)  # missing in the oldest supported timm
         gate = gate_layer(x).sigmoid() if gate_layer is not None else None
 
         patch_q, patch_k = q[:, :, prefix:], k[:, :, prefix:]
-        first = 0 if call.scheme.sees_prefix else prefix  # of the tokens that bias and values are about
+        first = 0 if call.scheme.sees_prefix else prefix  # index of the first token that bias and values cover
         bias = call.hook("bias", q[:, :, first:], k[:, :, first:], self.layer)
         new_q, new_k = call.hook("rotate", patch_q, patch_k, self.layer)
         if new_q is not patch_q:
@@ -96,11 +100,11 @@ class Positioned:
         if bias is not None:
             bias = bias.to(q.dtype)
             bias = F.pad(bias, (first, 0, first, 0)) if first else bias
-            # 4-D, for the fused kernels refuse a mask of 3.
+            # 4-D, because the fused kernels reject 3-D masks.
             bias = bias if bias.dim() == 4 else bias[None]
             attn_mask, is_causal = _mask(bias, attn_mask, is_causal), False
 
-        # Exported, fused attention with a bias by image has other strides than when traced, and the export fails.
+        # Exported fused attention with a per-image bias has other strides than in tracing, which fails the export.
         exported = bias is not None and torch.compiler.is_exporting()
         if self.fused_attn and not call.scheme.uses_attention and not exported:
             dropout = self.attn_drop.p if self.training else 0.0
@@ -129,12 +133,12 @@ class Positioned:
 
 
 def _mask(bias: Tensor | None, mask: Tensor | None, is_causal: bool, like: Tensor | None = None) -> Tensor | None:
-    """Joins a bias with what else acts on the logits; as in timm, `is_causal` takes precedence over `mask`."""
+    """Combines a bias with the attention mask; as in timm, `is_causal` takes precedence over `mask`."""
     like = bias if like is None else like
     if like is not None and is_causal:
         mask = like.new_full(like.shape[-2:], float("-inf")).triu_(1)
     elif like is not None and mask is not None and mask.dtype == torch.bool:
-        # Added as it is, True would be 1.0 and False no obstacle.
+        # If added directly, True would be 1.0 and False 0.0, which masks nothing.
         mask = torch.zeros_like(mask, dtype=like.dtype).masked_fill_(~mask, float("-inf"))
     if bias is None or mask is None:
         return mask if bias is None else bias
@@ -142,22 +146,22 @@ def _mask(bias: Tensor | None, mask: Tensor | None, is_causal: bool, like: Tenso
 
 
 class PositionedAttention(Positioned, Attention):
-    """timm's attention of the ViT with a scheme."""
+    """timm's ViT attention with a scheme."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Computes timm's forward with the scheme's hooks."""
+        """Runs timm's forward with the scheme's hooks."""
         qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         return self._attend(x, self.q_norm(q), self.k_norm(k), v, attn_mask, is_causal)
 
 
 class PositionedRopeAttention(Positioned):
-    """What the two attentions of timm's ``Eva`` share; rotary positions of the model's own come before the scheme's."""
+    """Mixin for both attentions of timm's ``Eva``; the model's own rotary embedding is applied before the scheme's."""
 
     def forward(
         self: Any, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        """Computes timm's forward with the scheme's hooks."""
+        """Runs timm's forward with the scheme's hooks."""
         if self.qkv is not None:
             biases: list[Any] = [getattr(self, name, None) for name in ("q_bias", "k_bias", "v_bias")]
             if biases[0] is None:
@@ -172,7 +176,7 @@ class PositionedRopeAttention(Positioned):
             q, k, v = (t.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for t in projected)
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
-            prefix = self.seam.call(x).prefix
+            prefix = self.position_state.call(x).prefix
             q, k = (
                 _joined(t[:, :, :prefix], apply_rot_embed_cat(t[:, :, prefix:], rope, half=self.rotate_half), dim=2)
                 for t in (q, k)
@@ -182,63 +186,56 @@ class PositionedRopeAttention(Positioned):
 
 
 class PositionedEvaAttention(PositionedRopeAttention, EvaAttention):
-    """timm's attention of ``Eva(attn_type="eva")`` with a scheme."""
+    """timm's ``Eva(attn_type="eva")`` attention with a scheme."""
 
 
 class PositionedAttentionRope(PositionedRopeAttention, AttentionRope):
-    """timm's attention of ``Eva(attn_type="rope")`` with a scheme."""
+    """timm's ``Eva(attn_type="rope")`` attention with a scheme."""
 
 
 class PositionedModel:
-    """What the models share: a scheme as ``pos_embed``. Made by `vitpos.attach`, never directly."""
+    """Mixin for models: a scheme as ``pos_embed``. Created by `vitpos.attach`, never directly."""
 
-    seam: Seam
+    position_state: PositionState
     pos_embed: Any  # the PositionEmbedding; timm declares a parameter
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Gives a scheme that comes in place of another its record, so that the state dict knows it."""
+        """Adds the record to a new scheme, so that the state dict names it."""
         if name == "pos_embed" and isinstance(value, PositionEmbedding):
-            label(value)
+            add_record(value)
         super().__setattr__(name, value)
 
     def _positions(self: Any, x: Tensor) -> tuple[Tensor, Grid]:
-        """Begins a call: adds positions to the patch tokens, puts the prefix tokens in front, and gives the grid."""
+        """Starts a `Call`: adds positions to the patch tokens and prepends the prefix tokens; also returns the grid."""
         if isinstance(x, torch.fx.Proxy):
-            raise VitposError("a model with a position scheme is not for torch.fx: use torch.export or torch.compile")
+            raise VitposError("position schemes do not support torch.fx: use torch.export or torch.compile")
         grid = training_grid(self.patch_embed)
-        if x.dim() == 4:  # dynamic_img_size leaves the map as it is
+        if x.dim() == 4:  # dynamic_img_size does not flatten the grid
             # torch.jit.trace and torch.onnx.export(dynamo=False) give sizes as tensors.
             rows, columns = (int(side) if isinstance(side, Tensor) else side for side in x.shape[1:3])
             grid = (rows, columns)
             x = x.flatten(1, 2)
-        call = self.seam.thread.last = Call(self.pos_embed, grid, self.num_prefix_tokens, x.device)
+        call = self.position_state.thread.last = Call(self.pos_embed, grid, self.num_prefix_tokens, x.device)
         call.check(x.shape[1], 0)
         x = call.hook("tokens", x, 0)
         prefix = [t.expand(x.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
-        # Both for every scheme. timm skips the dropout without positions, and the concatenation with positions but no
-        # prefix (that keeps the convolution's memory layout, 4 % slower). Either would pass for the scheme's effect.
+        # Dropout and concatenation run for every scheme. timm skips the dropout if there are no positions, and the
+        # concatenation if there are positions but no prefix (which keeps the convolution's memory layout, 4 % slower).
+        # Either difference would be mistaken for an effect of the scheme.
         return self.pos_drop(torch.cat([*prefix, x], dim=1)), grid
 
     def forward_features(self, *args: Any, **kwargs: Any) -> Any:
-        """Computes timm's forward, as a call of its own."""
-        thread = self.seam.thread
-        before = thread.last
-        try:
+        """Runs timm's forward as a separate call."""
+        with self.position_state.separate_call():
             return super().forward_features(*args, **kwargs)  # type: ignore[misc]
-        finally:
-            thread.last = before
 
     def forward_intermediates(self, *args: Any, **kwargs: Any) -> Any:
-        """Computes timm's forward, as a call of its own."""
-        thread = self.seam.thread
-        before = thread.last
-        try:
+        """Runs timm's forward as a separate call."""
+        with self.position_state.separate_call():
             return super().forward_intermediates(*args, **kwargs)  # type: ignore[misc]
-        finally:
-            thread.last = before
 
     def _without_scheme(self: Any, method: str, *args: Any, **kwargs: Any) -> None:
-        """Calls a method of timm that would take ``pos_embed`` for its own parameter."""
+        """Calls a timm method that would mistake the scheme in ``pos_embed`` for a parameter."""
         scheme = self.pos_embed
         self.pos_embed = None
         try:
@@ -247,16 +244,16 @@ class PositionedModel:
             self.pos_embed = scheme
 
     def _load_from_state_dict(self: Any, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Makes the state dict fit the scheme, before anything is loaded."""
-        if isinstance(self.pos_embed, PositionEmbedding):  # and not a wrapper of somebody's
-            accept(self.pos_embed, state_dict, f"{prefix}pos_embed.")
+        """Adapts the state dict to the scheme before anything is loaded."""
+        if isinstance(self.pos_embed, PositionEmbedding):  # not if the user has wrapped it
+            adapt(self.pos_embed, state_dict, f"{prefix}pos_embed.")
             self._take_table(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
 
     def _take_table(self: Any, state: dict[str, Any], prefix: str) -> None:
-        """Makes of a table of timm's in a state dict that of the scheme ``learned``, where the model has one.
+        """Converts timm's learned table in a state dict to the table of the scheme ``learned``, if the model has one.
 
-        As in `vitpos.attach`, what the table has for prefix tokens is added to them.
+        As in `vitpos.attach`, its entries for prefix tokens are added to these tokens.
         """
         numbers = [n for n, part in enumerate(parts(self.pos_embed)) if isinstance(part, Learned) and part.tables == 1]
         table = state.get(f"{prefix}pos_embed")
@@ -280,7 +277,7 @@ class PositionedModel:
         del state[f"{prefix}pos_embed"]
 
     def load_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
-        """Loads what timm loads from a file of NumPy arrays; its table becomes that of the scheme ``learned``."""
+        """Loads timm's NumPy checkpoints; their table becomes that of the scheme ``learned``."""
         scheme = self.pos_embed
         if not any(isinstance(part, Learned) for part in parts(scheme)):
             raise VitposError(f"the file has a learned table, the model has {scheme.text!r}: load it before you attach")
@@ -297,21 +294,21 @@ class PositionedModel:
 
     def __prepare_scriptable__(self) -> None:
         """Refuses ``torch.jit.script``, which calls this first."""
-        raise VitposError("a model with a position scheme is not for TorchScript: use torch.export or torch.compile")
+        raise VitposError("position schemes do not support TorchScript: use torch.export or torch.compile")
 
     def init_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Draws all weights anew, those of the scheme last."""
+        """Re-initialises all weights, those of the scheme last."""
         self._without_scheme("init_weights", *args, **kwargs)
         for module in self.pos_embed.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
 
     def set_input_size(self, *args: Any, **kwargs: Any) -> None:
-        """Changes the size of the input as timm does; the scheme serves other grids by itself."""
+        """Changes the input size like timm; the scheme needs no change, because it accepts any grid."""
         self._without_scheme("set_input_size", *args, **kwargs)
 
     def no_weight_decay(self) -> set[str]:
-        """Gives timm's names and those of the scheme's parameters."""
+        """Returns timm's names and those of the scheme's parameters."""
         names: set[str] = super().no_weight_decay()  # type: ignore[misc]
         return names | {f"pos_embed.{name}" for name, _ in self.pos_embed.named_parameters()}
 
@@ -320,7 +317,7 @@ class PositionedVisionTransformer(PositionedModel, VisionTransformer):
     """timm's ``VisionTransformer`` with a scheme."""
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        """Adds positions and puts the prefix tokens in front."""
+        """Adds positions and prepends the prefix tokens."""
         return self._positions(x)[0]
 
 
@@ -330,17 +327,17 @@ class PositionedEva(PositionedModel, Eva):
     rope: Any
 
     def _pos_embed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Adds positions and puts the prefix tokens in front; rotary positions of the model's own go to its blocks."""
+        """Adds positions and prepends the prefix tokens; also returns the rotary embedding of the model itself."""
         x, grid = self._positions(x)
         if self.rope is None:
             return x, None
-        # As timm: the size is then the rope's own.
+        # As in timm: without a dynamic size the rotary embedding has a fixed one.
         fixed = not self.dynamic_img_size and hasattr(self.rope, "feat_shape")
         return x, self.rope.get_embed() if fixed else self.rope.get_embed(shape=grid)
 
 
 def training_grid(patch_embed: Any) -> Grid:
-    """Gives the grid of images of the model's own size; with ``dynamic_img_pad`` they are padded first."""
+    """Returns the grid for images of the model's own size, after padding with ``dynamic_img_pad``."""
     if getattr(patch_embed, "dynamic_img_pad", False):
         rows, columns = patch_embed.dynamic_feat_size(patch_embed.img_size)
         return rows, columns

@@ -1,4 +1,4 @@
-"""Small ViTs for images of 32 pixels, and any ViT of timm's with a scheme, registered with timm."""
+"""Small ViTs for 32-pixel images, and any timm ViT with a scheme, registered with timm."""
 
 import inspect
 from functools import partial
@@ -15,13 +15,13 @@ from vitpos.attach import attach
 from vitpos.errors import VitposError, unknown
 from vitpos.positions import parse, text
 
-__all__: list[str] = []  # timm adds the entry points
+__all__: list[str] = []  # register_model appends the entry points
 
 _POOLS = ("avg", "token", "avgmax", "max", "map", "prr", "")
-# What build_model_with_cfg and timm.create_model take besides the arguments of the model.
+# Arguments of build_model_with_cfg and timm.create_model that are not passed to the model.
 _SOURCE = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir")
 _BUILDER = (*_SOURCE, "features_only", "out_indices", "feature_cls")
-_REFUSED = ("pos_embed", "no_embed_class")  # `position` says it
+_REFUSED = ("pos_embed", "no_embed_class")  # `position` replaces them
 
 _configs: dict[str, Any] = {
     f"vitpos_{size}_patch4_32": {
@@ -41,19 +41,19 @@ default_cfgs = generate_default_cfgs({**_configs, "vitpos": {}})
 
 
 def create_model(name: str, position: str, *, existing: str | None = None, **kwargs: Any) -> nn.Module:
-    """Creates a ViT of timm's with a position scheme: ``timm.create_model``, then `vitpos.attach`.
+    """Creates a timm ViT with a position scheme: ``timm.create_model``, then `vitpos.attach`.
 
-    What ``timm.models.save_for_hf`` saves of it, ``timm.create_model("local-dir:...", pretrained=True)`` loads again,
-    scheme and all, once vitpos is imported.
+    A model saved by ``timm.models.save_for_hf`` is loaded by ``timm.create_model("local-dir:...", pretrained=True)``
+    including its scheme, once vitpos is imported.
 
     Args:
-        name: A name of timm's; also one of ``hf-hub:`` or ``local-dir:``.
+        name: A timm model name, also ``hf-hub:...`` or ``local-dir:...``.
         position: The text of the scheme.
-        existing: What becomes of positions that the model has: ``"keep"`` or ``"drop"``, see `vitpos.attach`.
-        kwargs: Those of ``timm.create_model``.
+        existing: ``"keep"`` or ``"drop"`` positions that the model already has, see `vitpos.attach`.
+        kwargs: Passed to ``timm.create_model``.
 
     Raises:
-        VitposError: As for `vitpos.attach`.
+        VitposError: See `vitpos.attach`.
     """
     features = {key: kwargs.pop(key) for key in ("features_only", "out_indices") if key in kwargs}
     model = attach(timm.create_model(name, **kwargs), position, existing=existing)
@@ -71,14 +71,14 @@ def vitpos(
     out_indices: Any = 3,
     **kwargs: Any,
 ) -> nn.Module:
-    """Any ViT of timm's with a scheme, for where a name is all one can give: timm's train script, or a saved model."""
+    """Any timm ViT with a scheme, for tools that accept only a model name: timm's train script, or a saved model."""
     if not base:
-        raise VitposError("model 'vitpos' needs base, the name of a ViT of timm's: base='vit_tiny_patch16_224'")
+        raise VitposError("model 'vitpos' needs base, the name of a timm ViT: base='vit_tiny_patch16_224'")
     source = {key: kwargs.pop(key, None) for key in _SOURCE}
     _no_strange_file(position, source["pretrained_model_args"])
     resolved: Any = resolve_pretrained_cfg("vitpos", source["pretrained_cfg"], source["pretrained_cfg_overlay"])
     saved: dict[str, Any] = resolved.to_dict()
-    if not _has_weights(saved):  # not a model that was saved with its scheme
+    if not _has_weights(saved):  # a new model, not one saved with its scheme
         model = timm.create_model(base, pretrained, cache_dir=source["cache_dir"], **kwargs)
         return _features(attach(model, position, existing=existing), features_only, out_indices)
     model = timm.create_model(base, pretrained_cfg={**saved, "architecture": base}, **kwargs)
@@ -98,12 +98,13 @@ def _has_weights(source: dict[str, Any]) -> bool:
 
 
 def _no_strange_file(position: str, saved: dict[str, Any] | None) -> None:
-    """Raises a VitposError where a saved configuration names a file of code that nobody here has named."""
+    """Raises a VitposError if a saved configuration names a code file that the user has not loaded."""
     if saved and position == saved.get("position"):
         for name, _ in parse(position):
             if (inside := text.split(name)) and not text.loaded(inside[0]):
                 raise VitposError(
-                    f"the saved model names code, {name}; if you trust it, say vitpos.positions.find({name!r}) before"
+                    f"the saved model runs code from {name}; if you trust it, call vitpos.positions.find({name!r}) "
+                    "before"
                 )
 
 
@@ -137,7 +138,7 @@ def _positioned(position: str, **args: Any) -> VisionTransformer:
 
 
 def _check(variant: str, args: dict[str, Any]) -> None:
-    """Raises the errors that timm would give as bare assertions, or not at all."""
+    """Raises errors that timm would raise as bare assertions or not at all."""
     size, patch = _pair("img_size", args["img_size"]), _pair("patch_size", args["patch_size"])
     if size[0] % patch[0] or size[1] % patch[1]:
         raise VitposError(

@@ -1,11 +1,11 @@
-"""Paths as users write them."""
+"""User-supplied paths."""
 
 import os
 from pathlib import Path
 
 
 def expand(path: str | Path) -> Path:
-    """Replaces a leading ``~`` by the home folder; that of a user who does not exist stays as it is."""
+    """Expands a leading ``~``; for an unknown user it stays unchanged."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 (Path's own raises for an unknown user)
 
 

@@ -1,22 +1,23 @@
-"""Which code made a result: a digest of the sources that training depends on, and the commit they are at."""
+"""Code provenance of a result: a digest of the sources that training depends on, and their commit."""
 
 import functools
 import hashlib
 import importlib.metadata
+import platform
 import subprocess
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-# What only reads results or talks to people cannot change a run.
-NOT_TRAINING = ("analysis", "checks", "cli.py", "commands.py")
+# These only read results or print; they cannot change a run.
+NOT_TRAINING = ("analysis", "checks", "cli")
 
 
 @functools.cache
 def sources() -> str:
-    """Returns the first 12 hex digits of SHA-256 over path and contents of all files of vitpos that can change a run.
+    """Returns the first 12 hex digits of SHA-256 over paths and contents of all vitpos files that can change a run.
 
-    Read once per process, at import of `vitpos.study.run` or `vitpos.train.task`: files edited later are not the code
-    that runs. Untracked files count, and so does an installed wheel, where git knows nothing.
+    Computed once per process, when `vitpos.study.run` or `vitpos.train.task` is imported: later edits are not the
+    running code. Untracked files count, and it also works for an installed wheel, where git knows nothing.
     """
     total = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*.py")):
@@ -37,11 +38,18 @@ def reporting() -> str:
     return total.hexdigest()
 
 
+def versions() -> dict[str, str]:
+    """Returns the versions that must be the same wherever the runs of one study are trained."""
+    packages = {name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "timm", "lightning")}
+    return {"python": platform.python_version(), **packages, "vitpos's sources": sources()}
+
+
 @functools.cache
 def commit() -> str:
-    """Returns the commit of vitpos's own repository, ``+`` behind it where it has changes, else ``unknown``.
+    """Returns the commit of vitpos's own repository, with a ``+`` if it has changes, else ``unknown``.
 
-    A package installed inside somebody else's repository is not tracked there, so that commit is never taken for ours.
+    If the package is installed inside another repository it is not tracked there, so that repository's commit is not
+    used.
     """
 
     def git(*args: str) -> str:

@@ -1,4 +1,4 @@
-"""What a row of results may hold. A row is data that anybody may have written: it is checked before it is used."""
+"""Validation of result rows. Anybody may have written a row, so it is checked before it is used."""
 
 import base64
 import binascii
@@ -10,21 +10,21 @@ from typing import Any
 
 from vitpos.errors import UNSAFE, VitposError
 
-# Checks a value and raises `VitposError`; the text says where the value stands: ``metrics.test/accuracy``.
+# Takes a value and its path, such as ``metrics.test/accuracy``; raises `VitposError` if it is invalid.
 Check = Callable[[Any, str], None]
 _DEEPEST = 20
-_LINE, _LONGEST = 10_000, 100_000  # characters of a line, such as a scheme, and of a text
-_MOST = 10**15  # of anything that is counted
+_LINE, _LONGEST = 10_000, 100_000  # maximum length of a line, such as a scheme, and of a text
+_MOST = 10**15  # maximum of any count
 
 
 def check_row(row: object) -> None:
     """Checks the result of a run.
 
     Raises:
-        VitposError: Names one field, the value found there and what is allowed.
+        VitposError: With one field, its value and what is allowed.
     """
     _ROW(row, "")
-    assert isinstance(row, dict)  # noqa: S101 (for mypy: the line before has seen to it)
+    assert isinstance(row, dict)  # noqa: S101 (for mypy; checked by _ROW)
     config, data = row["config"], row["data"]
     if config.get("seed_everything", row["seed"]) != row["seed"]:
         raise wrong("seed", row["seed"], "seed_everything of its config")
@@ -51,18 +51,18 @@ def check_row(row: object) -> None:
 
 
 def check_failure(row: object) -> None:
-    """Checks what a failed run left (errors as `check_row`)."""
+    """Checks the record of a failed run; raises like `check_row`."""
     _FAILURE(row, "")
 
 
 def wrong(where: str, value: object, allowed: str) -> VitposError:
-    """Makes the error for a value that is not allowed."""
+    """Returns the error for a value that is not allowed."""
     shown = repr(value)
     return VitposError(f"{where or 'it'} is {shown if len(shown) <= 80 else shown[:60] + '...'}; allowed: {allowed}")
 
 
 def _rule(allowed: str, holds: Callable[[Any], bool]) -> Check:
-    """Makes a check of a condition."""
+    """Returns a check of a condition."""
 
     def check(value: Any, where: str) -> None:
         if not holds(value):
@@ -76,7 +76,7 @@ def _whole(low: int, high: int = _MOST) -> Check:
 
 
 def _number(low: float, high: float) -> Check:
-    # the bounds leave room for the last digit of a mean of float32
+    # the tolerance allows for rounding in float32 means
     return _rule(
         f"a number from {low:g} to {high:g}",
         lambda x: type(x) in (int, float) and low - 1e-6 <= x <= high + 1e-6,  # false for NaN
@@ -88,7 +88,7 @@ def _none_or(inner: Check) -> Check:
 
 
 def _each(inner: Check, least: int = 0, most: int = 1_000_000) -> Check:
-    """Makes a check of a list by one for its items."""
+    """Returns a check of a list from a check of its items."""
     length = _rule(f"a list of {least:,} to {most:,}", lambda x: isinstance(x, list) and least <= len(x) <= most)
 
     def check(value: Any, where: str) -> None:
@@ -100,10 +100,10 @@ def _each(inner: Check, least: int = 0, most: int = 1_000_000) -> Check:
 
 
 def _table(fields: Mapping[str, Check]) -> Check:
-    """Makes a check of a mapping by those of its fields.
+    """Returns a check of a mapping from checks of its fields.
 
-    A ``?`` at the end of a name: may be missing. A pattern such as ``*/accuracy`` is for all that no name before it is
-    for; a key that nothing is for may hold anything `check_tree` allows.
+    A ``?`` after a name marks an optional field. A pattern such as ``*/accuracy`` applies to keys that no earlier name
+    matches; other keys may hold anything that `check_tree` allows.
     """
     needed = [name for name in fields if "*" not in name and not name.endswith("?")]
     checks = {name.removesuffix("?"): inner for name, inner in fields.items()}
@@ -132,7 +132,7 @@ def _table(fields: Mapping[str, Check]) -> Check:
 
 
 def check_tree(value: Any, where: str, depth: int = 0) -> None:
-    """Checks anything nested: how deep, how long its texts, how large its whole numbers (errors as `check_row`)."""
+    """Limits the depth, text length and integer size of nested data; raises like `check_row`."""
     if isinstance(value, dict | list):
         if depth > _DEEPEST:
             raise wrong(where, "nested deeper", f"{_DEEPEST} levels")
@@ -147,7 +147,7 @@ def check_tree(value: Any, where: str, depth: int = 0) -> None:
 
 
 def check_value(value: Any, where: str) -> None:
-    """Checks the value of an axis, which people read in one line (errors as `check_row`)."""
+    """Checks the value of an axis, which is shown in one line; raises like `check_row`."""
     (_line if isinstance(value, str) and value else check_tree)(value, where)
 
 
@@ -156,7 +156,7 @@ _matrix = _rule(
     lambda rows: (
         isinstance(rows, list)
         and all(
-            # by built-in functions, as there are thousands; NaN, of a table that diverged, is neither above nor below
+            # built-in functions for speed; NaN (a table that diverged) passes both comparisons
             isinstance(row, list) and set(map(type, row)) <= {int, float} and not (min(row) < -1.01 or max(row) > 1.01)
             for row in rows
             if row != []
@@ -165,18 +165,18 @@ _matrix = _rule(
 )
 _mapping = _rule("keys and values", lambda x: isinstance(x, dict))
 _text = _rule(
-    f"text of at most {_LONGEST:,} characters, none of them for control",
+    f"text of at most {_LONGEST:,} characters, no control characters",
     lambda x: isinstance(x, str) and len(x) <= _LONGEST and not UNSAFE.search(x),
 )
 _line = _rule(
-    f"one line of 1 to {_LINE:,} characters, none of them for control",
+    f"one line of 1 to {_LINE:,} characters, no control characters",
     lambda x: isinstance(x, str) and 1 <= len(x) <= _LINE and not UNSAFE.search(x) and x.splitlines() == [x],
 )
 _integer = _rule("a whole number of 64 bits", lambda x: -(2**63) <= x < 2**63)
 _hash = _rule("12 hex digits", lambda x: isinstance(x, str) and len(x) == 12 and not set(x) - set("0123456789abcdef"))
 _share = _number(0, 1)
 _finite = _number(-1e38, 1e38)
-_float32 = _rule(  # as training goes, it may diverge and come back
+_float32 = _rule(  # training may diverge
     "a number up to 1e38, or NaN or infinite",
     lambda x: type(x) in (int, float) and (not -math.inf < x < math.inf or -1e38 <= x <= 1e38),
 )

@@ -8,12 +8,12 @@ import torch
 def derive(seed: int, purpose: str, *counters: int) -> int:
     """Derives the seed of one stream, a pure function of its arguments.
 
-    The first 8 bytes of ``BLAKE2b(f"{seed}/{purpose}/{counters...}")``, so streams of different purpose, epoch or step
-    do not overlap, and no stream depends on how much another has drawn.
+    It is the first 8 bytes of ``BLAKE2b(f"{seed}/{purpose}/{counters...}")``, so streams of different purpose, epoch or
+    step do not overlap, and no stream depends on how much another has drawn.
 
     Args:
         seed: The seed of the run.
-        purpose: Who draws, such as ``"weights"``, ``"order"``, ``"augment"`` or ``"dropout"``.
+        purpose: The consumer, such as ``"weights"``, ``"order"``, ``"augment"`` or ``"dropout"``.
         *counters: Epoch or step.
 
     Returns:
@@ -24,5 +24,5 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
 
 
 def generator(seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Makes the generator of one stream (see `derive`) on a device."""
+    """Returns the generator of one stream (see `derive`) on a device."""
     return torch.Generator(device=device).manual_seed(derive(seed, purpose, *counters))

@@ -156,10 +156,16 @@ def save(figure: Figure, path: Path) -> None:
         figure: The figure.
         path: The PNG; folders above it are made.
     """
-    # no version or date in files under git
-    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
-        written = io.BytesIO()
-        with matplotlib.rc_context(_SAVED), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # letters that no font here has, names of a thousand letters
+    with matplotlib.rc_context(_SAVED), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # letters that no font here has, names of a thousand letters
+        figure.set_dpi(150)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axes in figure.axes:  # the last digits of the layout differ from process to process
+            left, bottom, width, height = (round(x, 5) for x in axes.get_position(original=True).bounds)
+            axes.set_position((left, bottom, width, height))
+        # no version or date in files under git
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+            written = io.BytesIO()
             figure.savefig(written, format=suffix[1:], dpi=150, metadata=metadata)
-        write_whole(path.with_suffix(suffix), written.getvalue())
+            write_whole(path.with_suffix(suffix), written.getvalue())

@@ -1,9 +1,10 @@
 """Small pieces of text that several folders write alike, and files that are written whole or not at all."""
 
+import itertools
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vitpos.errors import visible
@@ -61,6 +62,21 @@ def p_value(value: float) -> str:
 def span(numbers: Sequence[int]) -> str:
     """Formats which numbers there are: ``3`` or ``2 to 3``."""
     return " to ".join(map(str, dict.fromkeys((min(numbers), max(numbers))))) if len(numbers) else "0"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Formats which numbers there are, in order: ``0–5, 8``; with many gaps only the first ones."""
+    distinct, parts = sorted(set(numbers)), list[str]()
+    for _, group in itertools.groupby(enumerate(distinct), key=lambda place: place[1] - place[0]):
+        run = [str(number) for _, number in group]
+        parts += [f"{run[0]}\N{EN DASH}{run[-1]}"] if len(run) > 2 else run
+    return ", ".join(parts[:8]) + (", ..." if len(parts) > 8 else "")
+
+
+def seed_list(seeds: Iterable[int]) -> str:
+    """Formats which seeds there are: ``seed 3``, ``seeds 0–5, 8``."""
+    distinct = set(seeds)
+    return f"seed{'' if len(distinct) == 1 else 's'} {ranges(distinct)}"
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], width: int = 100) -> str:

@@ -182,7 +182,7 @@ def test_a_pair_made_otherwise_is_no_pair(row, what, options):
     rows = [row("x", seed, 0.5, **(options if seed else {})) for seed in range(4)]
     d = judge([*rows, *(row("learned", seed, 0.6 + 0.01 * seed) for seed in range(4))]).iloc[0]
     assert (d["n"], d["verdict"]) == (1, "undecided")
-    assert d["note"].startswith(f"seeds 1, 2, 3 not paired: the two runs differ in {what}; one pair")
+    assert d["note"].startswith(f"seeds 1–3 not paired: the two runs differ in {what}; one pair")
 
 
 def test_rows_of_another_format_are_no_pairs(row):

@@ -58,7 +58,7 @@ def test_sources_that_differ_are_named_with_their_runs(row):
     found = origins([*rows, row("a", 9, 0.5)])
     assert found["states"] == {
         "`0011`": "`a` seed 0, `a` seed 1, `b` seed 0, `b` seed 1",
-        "`2233`": "6 runs of seeds 2, 3, 4",
+        "`2233`": "6 runs with seeds 2–4",
         "unknown at commit `abc1234`": "`a` seed 9",
     }
     assert found["known"] == 2

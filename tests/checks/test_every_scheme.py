@@ -3,8 +3,9 @@
 import pytest
 from schemes import NAMES, SUMS, TEXTS
 
-from vitpos.checks import FAST, SLOW, SkippedError, export, hooks, model
-from vitpos.checks.ground import DEPTH, GEOMETRY, GRID, awake
+from vitpos.checks import export, hooks, model
+from vitpos.checks.common import DEPTH, GEOMETRY, GRID, SkippedError, perturbed
+from vitpos.checks.run import FAST, SLOW
 from vitpos.positions import build
 
 # What they look at does not depend on the options of a scheme, or takes too long for all.
@@ -47,7 +48,7 @@ def test_it_holds(check, text):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_no_head_is_left_without_positions(text):
-    scheme = awake(build(text, GEOMETRY).double())
+    scheme = perturbed(build(text, GEOMETRY).double())
     for layer in range(DEPTH):
         for found in hooks.placed(scheme, GRID, layer):
             assert found.std(dim=1).min() > 1e-6

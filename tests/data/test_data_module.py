@@ -232,7 +232,7 @@ def test_a_share_changes_training_alone():
 def test_several_devices_are_refused(tmp_path):
     data = ImageData(name="digits")
     data.trainer = type("Several", (), {"world_size": 2})()
-    with pytest.raises(VitposError, match=r"^trainer\.devices gives 2 processes; a run takes one device$"):
+    with pytest.raises(VitposError, match=r"^trainer\.devices starts 2 processes; a run takes one device$"):
         data.setup("fit")
 
 

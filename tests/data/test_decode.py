@@ -208,7 +208,7 @@ def test_each_format_is_read(name):
 def test_other_formats_are_not_opened_under_any_name(name, monkeypatch):
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript"))
     content = file(Image.new("L", (16, 16)) if name != "SPIDER" else Image.new("F", (16, 16)), name)
-    with pytest.raises(ValueError, match=r"^does not decode \(it is in none of the formats"):
+    with pytest.raises(ValueError, match=r"^does not decode \(it is in none of the supported formats"):
         decode(content)
     assert not {".eps", ".ps", ".pdf", ".fits", ".wmf"} & suffixes()
 

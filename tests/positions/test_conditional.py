@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import vitpos
-from vitpos.checks.ground import images, vit
+from vitpos.checks.common import images, vit
 from vitpos.errors import VitposError
 from vitpos.positions import Geometry, build
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import vitpos
-from vitpos.checks.ground import REGISTERS, images, vit
+from vitpos.checks.common import REGISTERS, images, vit
 from vitpos.errors import VitposError
 from vitpos.positions import Geometry, build
 

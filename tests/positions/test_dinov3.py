@@ -6,7 +6,7 @@ import torch
 from timm.layers import DropPath
 
 from vitpos.checks import export, model
-from vitpos.checks.ground import GEOMETRY, GRID, images, vit
+from vitpos.checks.common import GEOMETRY, GRID, images, vit
 from vitpos.positions import build
 from vitpos.positions.dinov3 import draw
 

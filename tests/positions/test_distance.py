@@ -5,7 +5,7 @@ import torch
 
 import vitpos
 from vitpos.checks import hooks, model
-from vitpos.checks.ground import images, vit
+from vitpos.checks.common import images, vit
 from vitpos.errors import VitposError
 from vitpos.positions import Geometry, build
 

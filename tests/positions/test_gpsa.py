@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from vitpos.checks.ground import BATCH, GRID, HEADS, REGISTERS, WIDTH, images, vit
+from vitpos.checks.common import BATCH, GRID, HEADS, REGISTERS, WIDTH, images, vit
 from vitpos.errors import VitposError
 from vitpos.portraits import probes
 from vitpos.positions import Geometry, build

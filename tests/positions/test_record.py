@@ -12,7 +12,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from timm.utils.model_ema import ModelEmaV3
 
 import vitpos
-from vitpos.checks.ground import GEOMETRY, REGISTERS, images, own, vit
+from vitpos.checks.common import GEOMETRY, REGISTERS, images, own, vit
 from vitpos.errors import VitposError
 
 NAMES = vitpos.available()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import vitpos
-from vitpos.checks.ground import images, vit
+from vitpos.checks.common import images, vit
 from vitpos.errors import VitposError
 from vitpos.positions import Geometry, build
 
@@ -26,10 +26,10 @@ def drawn(text, geometry=GEOMETRY):
 
 def test_the_number_of_an_offset_is_that_of_swin():
     # By hand for 2 x 2: offsets query minus key, rows first; (0, 0) is the middle one of 3 x 3.
-    places = build("relative_bias", Geometry((2, 2), 4, 1, 1)).places((2, 2))
-    assert places.tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
+    index = build("relative_bias", Geometry((2, 2), 4, 1, 1)).index((2, 2))
+    assert index.tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
     # 2 x 3: the step of a row is 5
-    assert build("relative_bias", GEOMETRY).places((2, 3))[0].tolist() == [7, 6, 5, 2, 1, 0]
+    assert build("relative_bias", GEOMETRY).index((2, 3))[0].tolist() == [7, 6, 5, 2, 1, 0]
 
 
 @pytest.mark.parametrize(("text", "tables"), [("relative_bias", 3), ("relative_bias(shared=True)", 1)])

@@ -92,7 +92,7 @@ def test_a_part_of_the_test_images_is_said_to_be_one(study_file, tmp_path):
 def test_a_run_leaves_its_files_and_one_curve(done_once):
     folder = Results(done_once.folder).of(plan.load(done_once.file).runs[1])
     assert {path.name for path in folder.iterdir()} == {
-        "result.json", "metrics.jsonl", "run.log", "last.ckpt", "tensorboard", ".lock"
+        "result.json", "metrics.jsonl", "run.log", "last.ckpt", "tensorboard"
     }  # fmt: skip
     row = json.loads((folder / "result.json").read_text())
     assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == row["history"]
@@ -160,7 +160,7 @@ def test_result_is_written_last(study_file, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "write", spy)
     assert execute(plan.load(study_file()).runs[0], tmp_path / "run").error is None
-    assert seen == [("result.json", [".lock", "last.ckpt", "metrics.jsonl", "run.log", "tensorboard"])]
+    assert seen == [("result.json", [".lease", "last.ckpt", "metrics.jsonl", "run.log", "tensorboard"])]
 
 
 def test_a_failing_run_is_recorded_the_others_go_on_and_it_is_tried_again(

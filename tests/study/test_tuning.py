@@ -222,10 +222,14 @@ def test_from_file_to_rows(words, in_process, results, capsys, monkeypatch):
     assert main(words("status")) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
-        *(f"missing {name}, trial of model.lr={lr}, seed 0" for lr in (0.0001, 0.005) for name in ("none", "learned")),
+        *(
+            f"missing   {name}, trial of model.lr={lr}, seed 0"
+            for lr in (0.0001, 0.005)
+            for name in ("none", "learned")
+        ),
         "tuning: 4 missing",
         *(f"tuning {name}, seed 0: not yet chosen, trials are missing" for name in ("none", "learned")),
-        *(f"waiting {name}, seed 0  for tuning" for name in ("none", "learned")),
+        *(f"waiting   {name}, seed 0  for tuning" for name in ("none", "learned")),
         "2 waiting",
     ]
 

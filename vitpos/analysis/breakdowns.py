@@ -22,7 +22,7 @@ from vitpos.analysis.runs import (
 from vitpos.analysis.tables import Table, about, best_first, build, each, level, setting_label
 from vitpos.analysis.terms import Terms
 
-# A rate relative to the reference that varies by more over seeds says something of the machine, not of the scheme.
+# A rate relative to the reference that varies by a larger factor over seeds depends on the machine, not on the scheme.
 _STEADY = 1.1
 
 
@@ -56,9 +56,8 @@ def effects(runs: pd.DataFrame, axis: str, confidence: float) -> pd.DataFrame:
         means = sum(whole[1:], whole[0]) / len(whole)
         for value in levels:
             line = means.loc["" if lacks else value]
-            s = summarize(line, confidence)
-            numbers = {"mean": s.mean, "low": s.low, "high": s.high, "n": s.n, "values": line}
-            records.append({"position": position, "level": value, "cells": len(whole), "lacks": lacks, **numbers})
+            what = {"position": position, "level": value, "cells": len(whole), "lacks": lacks, "values": line}
+            records.append({**what, **vars(summarize(line, confidence))})
     found = pd.DataFrame(records)
     if records:
         found["rank"] = found.groupby("level")["mean"].rank(ascending=False, method="min").astype(int)
@@ -80,21 +79,19 @@ def factors(all_effects: Mapping[str, pd.DataFrame], terms: Terms) -> Table:
     """Returns the effect of each axis: means over the schemes that have it, paired by seed with the first value."""
     rows = []
     for axis, found in all_effects.items():
-        has = found[~found["lacks"]] if len(found) else found
-        if has.empty:
+        if found.empty or found["lacks"].all():
             continue
-        levels = found.attrs["levels"]
-        by = {value: has[has["level"] == value].set_index("position") for value in levels}
+        by = {value: own.set_index("position") for value, own in found[~found["lacks"]].groupby("level", sort=False)}
         over_seeds = {value: pd.DataFrame(dict(own["values"])).T for value, own in by.items()}
-        kept = complete(over_seeds[levels[0]])
-        means = {value: over_seeds[value].loc[kept.index, kept.columns].mean() for value in levels}
-        for value in levels:
-            s = summarize(means[value] - means[levels[0]], 1 - terms.alpha)
-            row = {"axis": axis, "value": level(value), f"{terms.metric_label}, %": means[value].mean()}
+        first = found.attrs["levels"][0]
+        kept = complete(over_seeds[first])
+        means = {value: table.loc[kept.index, kept.columns].mean() for value, table in over_seeds.items()}
+        for value, mean in means.items():
+            s = summarize(mean - means[first], 1 - terms.alpha)
+            row = {"axis": axis, "value": level(value), f"{terms.metric_label}, %": mean.mean()}
             row |= {"variants": by[value].loc[kept.index, "cells"].sum(), "n": s.n}
-            first = value == levels[0]
-            row |= {"minus first": math.nan if first else s.mean, f"{terms.confidence} t interval": (s.low, s.high)}
-            rows.append(row)
+            row |= {"minus first": math.nan if value == first else s.mean}
+            rows.append({**row, f"{terms.confidence} t interval": (s.low, s.high)})
     return build("Main effects of the axes", rows)
 
 
@@ -151,13 +148,13 @@ def ranking(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
 
 
 def cost(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
-    """Sets accuracy beside cost, relative to the reference over the pairs of the verdicts, the highest mean first.
+    """Returns accuracy and cost, relative to the reference over the pairs of the verdicts, the highest mean first.
 
-    Cost is the measured time of training per image where the rates can be compared: same hardware, no sign that runs
-    shared it (in the name of the hardware, or a ratio that varies by more than a tenth over seeds). Else it is the
-    operations of one forward pass.
+    Cost is the measured training time per image if the rates are comparable: same hardware, no sign that runs shared it
+    (in the name of the hardware, or a ratio that varies by more than a tenth over seeds). Otherwise it is the number of
+    operations of a forward pass.
 
-    Facts: ``measure`` (which of the two), ``why`` (why not the time), ``points`` (setting, position, relative cost,
+    Facts: ``measure`` (which of the two), ``why`` (the time is not used), ``points`` (setting, position, relative cost,
     `runs.Summary` of the accuracy).
     """
     time, operations = _relative(found, "images_per_second"), _relative(found, "flops")
@@ -171,14 +168,18 @@ def cost(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
         row |= {"relative cost": relative.get(variant, math.nan), "MFLOPs per image": own["flops"].iloc[0] / 1e6}
         row |= {"parameters": own["parameters"].iloc[0], "images/s": own["images_per_second"].mean()}
         rows.append({**row, "seconds per run": own["seconds"].mean(), "peak memory, MB": own["peak_memory_mb"].max()})
-    points = [(at, v.position, relative[v], summaries[v]) for at, members in by_setting(runs, found).items()
-              for v in members if v in relative and summaries[v].n]  # fmt: skip
+    points = [
+        (at, v.position, relative[v], summaries[v])
+        for at, members in by_setting(runs, found).items()
+        for v in members
+        if v in relative and summaries[v].n
+    ]
     measure = "operations of a forward pass" if why else "training time per image"
     return build("Accuracy and cost", rows, measure=measure, why=why, points=points)
 
 
 def _relative(found: pd.DataFrame, key: str) -> dict[Variant, list[float]]:
-    """Divides a number of each run by that of the reference of its pair; the reference has 1."""
+    """Divides a number of each run by that of the reference run of its pair; the reference itself has 1."""
     ratios: dict[Variant, list[float]] = {}
     for d in found.itertuples():
         both = [(d.ours[s].get(key), d.theirs[s].get(key)) for s in d.finished]
@@ -189,7 +190,7 @@ def _relative(found: pd.DataFrame, key: str) -> dict[Variant, list[float]]:
 
 
 def _incomparable(runs: pd.DataFrame, rates: Mapping[Variant, Sequence[float]]) -> str:
-    """Says why measured rates are no measure of cost; nothing where they are."""
+    """Returns why measured rates cannot be compared; empty if they can."""
     hardware = sorted({str(row["environment"].get("hardware")) for row in runs["row"]})
     shared = re.search(r"((\d+) (?:threads? )?of (\d+)) \w+", hardware[0])
     if len(hardware) > 1:
@@ -210,15 +211,11 @@ def classes(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
     for d, subject in each(runs, found):
         by_class = class_differences([d.ours[s] for s in d.finished], [d.theirs[s] for s in d.finished])
         if by_class:
-            known.append(
-                (subject, {name if name not in subject else f"class {name}": x for name, x in by_class.items()})
-            )
+            known.append((subject, {f"class {k}" if k in subject else k: x for k, x in by_class.items()}))
         else:
             absent.append(", ".join(filter(None, [d.scheme, setting_label(d.setting)])))
     names = list(dict.fromkeys(name for _, by_class in known for name in by_class))
-    rows = [
-        {**subject, **{name: by_class.get(name, (0, math.nan))[1] for name in names}} for subject, by_class in known
-    ]
+    rows = [{**subject, **{k: by_class.get(k, (0, math.nan))[1] for k in names}} for subject, by_class in known]
     least = min((n for _, by_class in known for n, _ in by_class.values()), default=0)
     error = difference_error_bound(50, 50, least) if least else math.nan
     signed = dict.fromkeys(names, "signed")
@@ -227,13 +224,12 @@ def classes(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
 
 def class_extremes(by_class: Table) -> Table:
     """Returns the classes in which each comparison gains and loses most."""
-    rows = []
-    for row in by_class.frame.to_dict("records"):
-        values = {name: row.pop(name) for name in by_class.facts["names"]}
-        order = sorted((name for name in values if math.isfinite(values[name])), key=lambda name, of=values: of[name])  # type: ignore[misc]
-        row |= {"gains most": order[-1], "gain": values[order[-1]], "loses most": order[0], "loss": values[order[0]]}
-        rows.append(row)
-    return build("Classes that gain and lose most", rows)
+    if not (names := by_class.facts["names"]):
+        return by_class
+    values = by_class.frame[names].astype(float)
+    gains, losses = values.iloc[:, ::-1].idxmax(axis=1), values.idxmin(axis=1)
+    extremes = {"gains most": gains, "gain": values.max(axis=1), "loses most": losses, "loss": values.min(axis=1)}
+    return Table("Classes that gain and lose most", by_class.frame.drop(columns=names).assign(**extremes))
 
 
 def tuning(runs: pd.DataFrame, choices: Sequence[Mapping[str, Any]]) -> Table:
@@ -242,11 +238,10 @@ def tuning(runs: pd.DataFrame, choices: Sequence[Mapping[str, Any]]) -> Table:
     Facts: ``edges`` (labels of variants of which most seeds chose a value at the edge of the grid), ``keys`` (what was
     tuned), ``tried`` (how many values), ``seeds`` (how many seeds chose).
     """
-    rows, edges = [], []
     groups: dict[Variant, list[Mapping[str, Any]]] = {}
     for choice in choices:
         groups.setdefault(Variant.of(choice["axes"]), []).append(choice)
-    points = [point for point, _ in choices[0]["scores"]] if choices else []
+    rows, edges, points = [], [], [point for point, _ in choices[0]["scores"]] if choices else []
     for variant, own in groups.items():
         row: dict[str, Any] = dict(about(runs, variant.position, variant.others))
         for i, point in enumerate(points):
@@ -257,10 +252,7 @@ def tuning(runs: pd.DataFrame, choices: Sequence[Mapping[str, Any]]) -> Table:
         if lacking := sum(choice["values"] is None for choice in own):
             row["without a choice"] = str(lacking)
         at_edge = sum(bool(choice["edge"]) for choice in own)
-        row["at the edge"] = str(at_edge)
         edges += [variant.label] if 2 * at_edge > len(own) else []
-        rows.append(row)
-    return build(
-        "Tuning", rows, edges=edges, keys=list(points[0]) if points else [], tried=len(points),
-        seeds=len({choice["seed"] for choice in choices}),
-    )  # fmt: skip
+        rows.append({**row, "at the edge": str(at_edge)})
+    keys, seeds = list(points[0]) if points else [], len({choice["seed"] for choice in choices})
+    return build("Tuning", rows, edges=edges, keys=keys, tried=len(points), seeds=seeds)

@@ -26,12 +26,9 @@ MARGIN_STEP = 0.01
 
 
 class Tests(NamedTuple):
-    """p values of a family, adjusted for its size, each of shape (..., m); NaN for a comparison without a seed.
+    """p values, adjusted for the size of the family, each of shape (..., m); NaN for a comparison without a seed.
 
-    Attributes:
-        difference: Of "the mean is 0".
-        equivalence: Of "the mean is outside the margin".
-        beyond: Of "the mean is within the margin".
+    Null hypotheses: the mean is 0 (``difference``), outside the margin (``equivalence``), within it (``beyond``).
     """
 
     difference: Floats
@@ -237,7 +234,7 @@ def pigeonhole_interval(right_a: Flags, right_b: Flags, level: float = 0.95) -> 
         level: Confidence level.
 
     Returns:
-        Its ends in points; NaN for fewer than two seeds or images, or where no run differs from its partner.
+        Its ends in points; NaN for fewer than two seeds or images, or if no run differs from its partner.
     """
     d = right_a.astype(np.float64) - right_b.astype(np.float64)
     n, images = d.shape

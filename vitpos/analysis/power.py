@@ -11,8 +11,8 @@ equivalence within it.
 import bisect
 import itertools
 import math
-from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special, stats
@@ -144,15 +144,10 @@ def seeds_to_decide(
     return ends[0], ends[1]
 
 
-@dataclass(frozen=True)
-class Goal:
-    """A result that a study may want to show for one comparison.
+class Goal(NamedTuple):
+    """A result that a study may want to show for one comparison, and the power to do so with the seeds that it has.
 
-    Attributes:
-        what: In words.
-        seeds_80: Smallest number of seeds with a power of 80 %; None beyond `MOST`, or where it cannot be shown at all.
-        seeds_95: The same for 95 %.
-        power: Power with the seeds that the study has.
+    ``seeds_80`` and ``seeds_95`` are the smallest numbers of seeds with a power of 80 and 95 % (see `seeds_for`).
     """
 
     what: str
@@ -161,29 +156,11 @@ class Goal:
     power: float
 
 
-@dataclass(frozen=True)
-class SeedPlan:
-    """What the seeds of a study can show.
-
-    Attributes:
-        sd: Standard deviation of paired differences that is assumed, in points.
-        level: Level at which one comparison is planned.
-        seeds: Seeds that the study has.
-        least_for_difference: With fewer, no difference can be shown, however large.
-        least_for_equivalence: With fewer, no equivalence can be shown.
-        goals: A difference of the margin, one of twice the margin, and equivalence where there is no difference.
-    """
-
-    sd: float
-    level: float
-    seeds: int
-    least_for_difference: int
-    least_for_equivalence: int
-    goals: tuple[Goal, ...]
-
-
-def plan_seeds(terms: Terms, comparisons: int, seeds: int, sd: float) -> SeedPlan:
+def plan_seeds(terms: Terms, comparisons: int, seeds: int, sd: float) -> list[Goal]:
     """Computes what so many comparisons with so many seeds can show if paired differences have this deviation.
+
+    Returns:
+        A difference of the margin, one of twice the margin, and equivalence where there is no difference.
 
     Raises:
         VitposError: The deviation is not above 0, or there is nothing to compare.
@@ -199,11 +176,10 @@ def plan_seeds(terms: Terms, comparisons: int, seeds: int, sd: float) -> SeedPla
         (f"a difference of twice the margin ({2 * points:g} points)", 2 * points, None),
         (f"equivalence within {points:g} points where there is no difference", 0.0, points),
     ):
-        seeds_80, seeds_95 = (seeds_for(power, effect, sd, level, family, margin) for power in (0.80, 0.95))
-        possible = seeds > 1 and points > 0
-        reached = flip_power(seeds, effect, sd, level, family, margin) if possible else 0.0
-        goals.append(Goal(what, seeds_80, seeds_95, reached))
-    return SeedPlan(sd, level, seeds, seeds_for_level(level), seeds_for_level(level, sides=1), tuple(goals))
+        few, many = (seeds_for(power, effect, sd, level, family, margin) for power in (0.80, 0.95))
+        reached = flip_power(seeds, effect, sd, level, family, margin) if seeds > 1 and points > 0 else 0.0
+        goals.append(Goal(what, few, many, reached))
+    return goals
 
 
 def _normal(n: int, row: int) -> Floats:

@@ -19,10 +19,11 @@ from vitpos.analysis.terms import Terms, metric_label
 from vitpos.analysis.verdict import verdicts
 from vitpos.errors import VitposError, visible
 from vitpos.page import page
-from vitpos.text import code, columns, interval, minus, number, p_value, paragraph, plural, slug, write_whole
+from vitpos.text import code, columns, interval, minus, number, p_value, paragraph, plural, ranges, slug, write_whole
 
 _PACKAGES = ("torch", "timm", "lightning")
 _CURVES = "val/accuracy"
+_PLAIN = str.maketrans("\N{MINUS SIGN}\N{EN DASH}", "--")
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def write(
 
 def terminal(found: pd.DataFrame, terms: Terms) -> str:
     """Formats the answer and the verdicts for a terminal, notes below their rows."""
-    lines = [re.sub(r"[*`\\]", "", line).replace("\N{MINUS SIGN}", "-") for line in wording.answer(found, terms)]
+    lines = [re.sub(r"[*`\\]", "", line).translate(_PLAIN) for line in wording.answer(found, terms)]
     said = "\n".join(textwrap.fill(line, 100, break_on_hyphens=False) for line in lines)
     if found.empty:
         return said
@@ -145,7 +146,7 @@ def terminal(found: pd.DataFrame, terms: Terms) -> str:
         p = ["-", "-"] if d.reason == "too few seeds" else [p_value(d.p), p_value(d.p_equivalence)]
         ends = interval(d.low, d.high, sign=True)
         cells.append([label, number(d.mean, sign=True), ends, *p, str(d.n), d.verdict])
-        notes.append("; ".join(filter(None, (tables.detail(d), d.note))))
+        notes.append("; ".join(filter(None, (tables.detail(d), d.note))).translate(_PLAIN))
     return f"As good as {terms.reference}?\n{said}\n\n{columns(header, cells, notes)}"
 
 
@@ -162,7 +163,6 @@ def _listing(text: str) -> str:
 def _render(
     *, runs: pd.DataFrame, near: pd.DataFrame, background: Background, failures: Sequence[Row], **given: Any
 ) -> str:
-    """Renders the Markdown of a report."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vitpos.analysis"),
         trim_blocks=True,
@@ -170,7 +170,7 @@ def _render(
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"code": code, "text": paragraph, "plural": plural, "names": wording.listing, "p": p_value}
-    environment.filters |= {"factor": _factor, "listing": _listing, "setting": tables.setting_label}
+    environment.filters |= {"factor": _factor, "listing": _listing, "setting": tables.setting_label, "ranges": ranges}
     environment.filters |= {"number": lambda value, sign=False: minus(number(value, sign=sign))}
     rows = runs["row"].tolist()
     done = {*zip(runs["variant"], runs["seed"], strict=True)} | {(Variant.of(f["axes"]), f["seed"]) for f in failures}

@@ -20,8 +20,7 @@ from vitpos.analysis.signs import RESOLUTION, Floats
 from vitpos.errors import VitposError
 
 Row = Mapping[str, Any]
-Setting = tuple[tuple[str, str], ...]
-"""Values of the axes other than position, sorted by axis."""
+Setting = tuple[tuple[str, str], ...]  # values of the axes other than position, sorted by axis
 
 _NUMBERS = ("parameters", "position_parameters", "flops", "images_per_second", "seconds", "peak_memory_mb")
 
@@ -174,15 +173,11 @@ def flags(rows: Sequence[Row]) -> Flags | None:
 
 
 def image_error(candidate: Flags, reference: Flags) -> float:
-    """Computes the standard error of a difference of accuracies that comes from the sample of test images, in points.
+    """Computes the standard error, in points, that the sample of test images gives a difference of accuracies.
 
-    Image i has a difference d_i: the share of the candidate's runs that classify it correctly, minus that of the
-    reference's. The error with N images is ``sd(d) / sqrt(N)``, smaller than for independent samples. It estimates how
-    the difference would vary over other images of the same kind, with these seeds.
-
-    Args:
-        candidate: From `flags`, (runs, N).
-        reference: The same, for the same images.
+    Both arguments are `flags` of the same N images. Image i has a difference d_i: the share of the candidate's runs
+    that classify it correctly, minus that of the reference's. The error is ``sd(d) / sqrt(N)``, smaller than for
+    independent samples. It estimates how the difference would vary over other images of the same kind.
     """
     d = candidate.mean(axis=0) - reference.mean(axis=0)
     return float(100 * np.std(d, ddof=1) / math.sqrt(len(d))) if len(d) > 1 else math.nan

@@ -96,12 +96,8 @@ def bets(differences: Floats, *, two_sided: bool = True) -> Floats:
     Source: Vovk & Wang, 2024, "Nonparametric e-tests of symmetry"; Ramdas, Ruf, Larsson & Koolen, 2020, "Admissible
     anytime-valid sequential inference must rely on nonnegative martingales".
 
-    Args:
-        differences: Shape (..., n), seeds in the order in which they were added. Nothing is bet on a missing one.
-        two_sided: Test a mean of 0; otherwise that it is not above 0.
-
-    Returns:
-        Shape (..., n).
+    Arguments are those of `max_t`, with seeds in the order in which they were added; nothing is bet on a missing one.
+    Shape (..., n) to (..., n).
     """
     x = _without_noise(differences)
     scale = np.sqrt((x**2).cumsum(axis=-1) / np.arange(1, x.shape[-1] + 1))

@@ -26,7 +26,7 @@ from vitpos.analysis.signs import RESOLUTION, Floats
 from vitpos.analysis.terms import Terms
 from vitpos.analysis.verdict import pair_up
 from vitpos.errors import VitposError, visible
-from vitpos.text import code, escape, interval, minus, number, p_value
+from vitpos.text import code, escape, interval, minus, number, p_value, span
 
 _BCA_PAIRS = 10  # with 5 normal differences a nominal 95 % BCa interval covers the true mean only 84 % of the time
 _UNDEFINED = (math.nan, math.nan)
@@ -136,10 +136,9 @@ def detail(d: Any) -> str:
 
 def needed(d: Any) -> str:
     """Formats how many seeds an undecided comparison takes in all: ``8 to 21``, ``9 or more``, or nothing."""
-    low, high = (None if pd.isna(x) else int(x) for x in (d.needed_low, d.needed_high))
-    if low is None:
+    if pd.isna(d.needed_low):
         return ""
-    return f"{low} or more" if high is None else f"{low}" if low == high else f"{low} to {high}"
+    return f"{d.needed_low} or more" if pd.isna(d.needed_high) else span([d.needed_low, d.needed_high])
 
 
 def tests(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
@@ -291,7 +290,6 @@ def options(runs: pd.DataFrame, terms: Terms) -> Table:
 
 
 def _format(kind: str, value: Any) -> str:
-    """Formats a value as plain text."""
     name, _, digits = kind.partition(":")
     match name:
         case "number" | "signed":

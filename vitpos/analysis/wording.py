@@ -10,7 +10,7 @@ from vitpos.analysis.runs import Row
 from vitpos.analysis.tables import MOST
 from vitpos.analysis.terms import Terms
 from vitpos.analysis.verdict import conditions
-from vitpos.text import code, duration, escape, minus, number, plural, span
+from vitpos.text import code, duration, escape, minus, number, plural, seed_list, span
 
 _LISTED = 6  # a sentence with more names is hard to read
 
@@ -100,9 +100,7 @@ def _runs(runs: pd.DataFrame) -> str:
     """Names runs, or counts them by seed where they are many."""
     if len(runs) <= 4:
         return ", ".join(f"{code(v.label)} seed {seed}" for v, seed in zip(runs["variant"], runs["seed"], strict=True))
-    seeds = sorted(set(runs["seed"]))
-    shown = ", ".join(map(str, seeds[:8])) + (", ..." if len(seeds) > 8 else "")
-    return f"{len(runs)} runs of seed{'s' if len(seeds) > 1 else ''} {shown}"
+    return f"{len(runs)} runs with {seed_list(runs['seed'])}"
 
 
 def notes(found: pd.DataFrame) -> list[str]:

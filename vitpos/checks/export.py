@@ -1,32 +1,32 @@
-"""Checks of a scheme in the hands of a compiler or an exporter, and on a GPU that need not be there."""
+"""Checks of compilers and exporters, and of a simulated GPU."""
 
 import copy
 import os
 import re
 import shutil
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vitpos.checks.ground import BATCH, CLASSES, REGISTERS, SIZE, SkippedError, by, case, close, images, require, vit
+from vitpos.checks.common import BATCH, CLASSES, REGISTERS, SIZE, SkippedError, by, case, close, images, require, vit
 from vitpos.positions.base import Grid
 
-SIZES = (SIZE, (32, 8))  # the training grid, where tables may be stored, and another
+SIZES = (SIZE, (32, 8))  # the training grid, for which tables may be stored, and another
 
 
 def at(size: Grid) -> Any:
-    """Notes the grid of images of a size."""
+    """Marks the grid of an image size as the current case."""
     return case(f"grid {by((size[0] // 4, size[1] // 4))}")
 
 
 @contextmanager
 def fresh_compiler() -> Iterator[None]:
-    """Forgets the graphs of other checks: they count for the limit of recompilations."""
+    """Resets the compiler, because the graphs of other checks count towards the recompilation limit."""
     torch.compiler.reset()
     try:
         yield
@@ -35,7 +35,7 @@ def fresh_compiler() -> Iterator[None]:
 
 
 def fake_cuda(text: str) -> None:
-    """A forward on device "cuda" (simulated, no GPU is needed) meets no tensor of the CPU and asks for no value."""
+    """On a (simulated) GPU, a forward pass uses no CPU tensor and never reads a value."""
     for training in (False, True):
         model = vit(text, **REGISTERS).train(training)
         with FakeTensorMode() as mode:
@@ -50,7 +50,7 @@ def fake_cuda(text: str) -> None:
 
 
 def export(text: str) -> None:
-    """torch.export gives a program for any number of images."""
+    """torch.export returns a program for any batch size."""
     model = vit(text, **REGISTERS)
     for size in SIZES:
         with at(size):
@@ -62,7 +62,7 @@ def export(text: str) -> None:
 
 
 def one_graph(text: str) -> None:
-    """torch.compile gets the training forward as one graph (fullgraph=True), and its output is the same."""
+    """torch.compile captures the training forward in one graph (fullgraph=True), with the same output."""
     model = vit(text, **REGISTERS).train()
     plain = copy.deepcopy(model)
     with fresh_compiler():
@@ -76,7 +76,7 @@ def one_graph(text: str) -> None:
 
 
 def inductor(text: str) -> None:
-    """torch.compile with Inductor, which writes the kernels, gives the same output but for rounding."""
+    """torch.compile with Inductor, which generates the kernels, gives the same output up to rounding."""
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")):
         raise SkippedError("it needs a C++ compiler")
     model = vit(text, depth=1)
@@ -88,7 +88,7 @@ def inductor(text: str) -> None:
 
 
 def onnx(text: str) -> None:
-    """An ONNX file of the model, run by onnxruntime, gives the same output but for rounding."""
+    """An ONNX file of the model, run by onnxruntime, gives the same output up to rounding."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise SkippedError(f"not installed: pip install {' '.join(missing)}")
@@ -98,24 +98,13 @@ def onnx(text: str) -> None:
     for size in SIZES:
         with at(size):
             try:
-                program: Any = _onnx_program(model, images(*size))
+                program: Any = torch.onnx.export(model, (images(*size),), dynamo=True, verbose=False)
             except Exception as error:
-                # torch's error is a page; this line of it says that an operation cannot be exported by anybody.
-                if lacking := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error)):
-                    raise SkippedError(f"torch's exporter has no ONNX function for {lacking[1]}") from error
+                # One of the causes says so if the exporter does not support an operation, of any scheme.
+                text = "".join(traceback.format_exception(error))
+                if lacking := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text):
+                    raise SkippedError(f"torch.onnx does not support {lacking[1]}") from error
                 raise
             session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
             (out,) = session.run(None, {session.get_inputs()[0].name: images(*size).numpy()})
             close(torch.from_numpy(out), model(images(*size)), "output of onnxruntime, and of the model", atol=1e-5)
-
-
-def _onnx_program(model: Any, x: Tensor) -> Any:
-    try:
-        return torch.onnx.export(model, (x,), dynamo=True, verbose=False)
-    except torch.onnx.OnnxExporterError as error:
-        cause: BaseException | None = error
-        while cause:
-            if found := re.match(r"No ONNX function found for <OpOverload\(op='([^']+)'", str(cause)):
-                raise SkippedError(f"torch.onnx does not translate {found[1]}") from error
-            cause = cause.__cause__
-        raise

@@ -1,4 +1,4 @@
-"""Checks of a scheme by itself: what its hooks and its constructor do."""
+"""Checks of a scheme by itself: its hooks and its constructor."""
 
 import copy
 import difflib
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitpos.checks.ground import (
+from vitpos.checks.common import (
     BATCH,
     DEPTH,
     GEOMETRY,
@@ -22,11 +22,11 @@ from vitpos.checks.ground import (
     WIDTH,
     CheckError,
     SkippedError,
-    awake,
     by,
     case,
     close,
     overrides,
+    perturbed,
     queries,
     require,
     short,
@@ -34,10 +34,10 @@ from vitpos.checks.ground import (
 )
 from vitpos.positions import Geometry, PositionEmbedding, build, options, parse
 from vitpos.positions.base import Grid, parts
-from vitpos.positions.scheme import given as shared
+from vitpos.positions.scheme import hook_kwargs
 
 GRIDS = (GRID, (6, 4), (3, 9), (1, 7), (5, 1), (1, 1))
-# Of torch, each with its getter and setter.
+# Global settings of torch, each with getter and setter.
 SETTINGS: dict[str, tuple[Any, Any]] = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "default device": (torch.get_default_device, torch.set_default_device),
@@ -49,7 +49,7 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
 
 
 def defined(text: str) -> None:
-    """It overrides a hook, by its very name; and one with `weights` or `values` says so by `uses_attention`."""
+    """It overrides a hook, by its exact name; with `weights` or `values` it also overrides `uses_attention`."""
     for part in parts(build(text, GEOMETRY)):
         classes = type(part).__mro__[: type(part).__mro__.index(PositionEmbedding)]
         own = {name for holder in (*classes, part) for name in vars(holder) if name[0] != "_"}
@@ -59,14 +59,14 @@ def defined(text: str) -> None:
             hints += ["; forward is never called"] if "forward" in own else []
             raise CheckError(f"{part.scheme} overrides no hook ({', '.join(HOOKS)}){''.join(hints)}")
         asked = part.uses_attention
-        require(isinstance(asked, bool), f"uses_attention gives {asked!r}, not True or False; it has to be a property")
+        require(isinstance(asked, bool), f"uses_attention is {asked!r}, not True or False; it has to be a property")
         silent = [name for name in ("weights", "values") if name in own and not overrides(part, "uses_attention")]
-        require(not silent, f"{' and '.join(silent)} is never called, since uses_attention is not overridden")
+        require(not silent, f"{' and '.join(silent)} is never called, because uses_attention is not overridden")
 
 
 def shapes(text: str) -> None:
-    """The hooks keep shape and dtype on any grid and are finite; a bias may be -inf, but not on its diagonal."""
-    scheme = awake(build(text, GEOMETRY))
+    """On any grid, the hooks keep shape and dtype and return finite values; a bias may be -inf off its diagonal."""
+    scheme = perturbed(build(text, GEOMETRY))
     for grid in GRIDS:
         for dtype in (torch.float64, torch.float32, *HALVES):
             for layer in range(DEPTH):
@@ -96,10 +96,10 @@ def _shapes(scheme: PositionEmbedding, grid: Grid, dtype: torch.dtype, layer: in
     if bias is not None:
         allowed = ((HEADS, patches, patches), (BATCH, HEADS, patches, patches))
         numbers = isinstance(bias, Tensor) and bias.dtype != torch.bool
-        require(numbers, f"bias: expected numbers to be added to the logits, found {_kind(bias)}")
+        require(numbers, f"bias: expected a numeric tensor, found {_kind(bias)}")
         require(tuple(bias.shape) in allowed, f"bias: shape {tuple(bias.shape)} is none of {allowed}")
         require(not bool(bias.isnan().any() or bias.isposinf().any()), "bias: NaN or +inf")
-        require(bool(bias.diagonal(dim1=-2, dim2=-1).isfinite().all()), "bias: -inf where a patch looks at itself")
+        require(bool(bias.diagonal(dim1=-2, dim2=-1).isfinite().all()), "bias: -inf on the diagonal")
 
 
 def _kind(value: object) -> str:
@@ -107,8 +107,8 @@ def _kind(value: object) -> str:
 
 
 def prepared(text: str) -> None:
-    """The hooks compute the same with what `prepare` computed for all blocks of a forward as without it."""
-    scheme = awake(build(text, GEOMETRY).eval())
+    """The hooks return the same with the result of `prepare` as without it."""
+    scheme = perturbed(build(text, GEOMETRY).eval())
     if not overrides(scheme, "prepare"):
         raise SkippedError("it has no prepare")
     for grid in GRIDS:
@@ -121,18 +121,20 @@ def prepared(text: str) -> None:
                 if name in ("weights", "values") and not scheme.uses_attention:
                     continue
                 with case(f"grid {by(grid)}, layer {layer}"):
-                    found = getattr(scheme, name)(*tensors, grid, layer, **shared(scheme, name, ready))
+                    found = getattr(scheme, name)(*tensors, grid, layer, **hook_kwargs(scheme, name, ready))
                     expected = getattr(alone, name)(*tensors, grid, layer)
-                    require((found is None) == (expected is None), f"{name} is None either with prepared= or without")
+                    require(
+                        (found is None) == (expected is None), f"{name} is None only with prepared=, or only without"
+                    )
                     pairs = zip(found, expected, strict=True) if name == "rotate" else [(found, expected)]
                     for one, other in pairs if found is not None else ():
-                        one, other = (t.clamp(min=-1e4) for t in (one, other))  # of a bias that is -inf
+                        one, other = (t.clamp(min=-1e4) for t in (one, other))  # a bias may be -inf
                         close(one, other, f"{name} with prepared=, and without", atol=1e-5)
 
 
 def untouched(text: str) -> None:
-    """A hook changes none of its arguments in place, and returns the very tensors where it changes nothing."""
-    scheme = awake(build(text, GEOMETRY))
+    """A hook changes no argument in place, and returns the same tensor objects if it changes nothing."""
+    scheme = perturbed(build(text, GEOMETRY))
     x, q, k = torch.randn(BATCH, math.prod(GRID), WIDTH), queries(GRID), queries(GRID, seed=1)
     attention = (q @ k.mT).softmax(dim=-1)
     given = {"tokens": x, "queries": q, "keys": k, "attention": attention}
@@ -149,12 +151,11 @@ def untouched(text: str) -> None:
 
 
 def placed(scheme: PositionEmbedding, grid: Grid, layer: int) -> list[Tensor]:
-    """Computes what a scheme gives each pair of patches, with equal queries and equal keys at all of them.
+    """Computes a scheme's effect on each pair of patches when all queries are equal and all keys are equal.
 
     Returns:
-        Tensors of (any, N * N) in float64: the logits if a hook acts on them, with -10,000 for -inf; what becomes of
-        equal weights, if the scheme acts on the weights; and what is added to patch i by attention to patch j alone, if
-        it acts on the values.
+        Tensors of (any, N * N) in float64, as far as the scheme acts on them: the logits, with -10,000 for -inf; the
+        result of uniform attention weights; and the term added to patch i if it attends only to patch j.
     """
     patches = math.prod(grid)
     q, k = (queries((1, 1), torch.float64, seed).expand(-1, -1, patches, -1) for seed in (0, 1))
@@ -175,11 +176,11 @@ def placed(scheme: PositionEmbedding, grid: Grid, layer: int) -> list[Tensor]:
 
 
 def by_offset(text: str) -> None:
-    """What positions make of logits and values depends on the offset of two patches only (rotary, relative schemes).
+    """The effect on logits and values depends only on the offset between two patches (rotary and relative schemes).
 
-    A scheme that depends on more, by design, says so in an attribute, ``by_offset = False``.
+    A scheme for which this does not hold by design declares it: ``by_offset = False``.
     """
-    scheme = awake(build(text, GEOMETRY).double().eval())
+    scheme = perturbed(build(text, GEOMETRY).double().eval())
     if not overrides(scheme, "rotate", "bias", "weights", "values"):
         raise SkippedError("it has no rotate, bias, weights or values")
     only = all(part.by_offset for part in parts(scheme))
@@ -197,7 +198,7 @@ def by_offset(text: str) -> None:
                     mean = total / index.bincount()
                     require(mean.std(dim=1).max().item() > 1e-6, "all offsets are treated the same")
                     off = (found - mean[:, index]).abs().max().item()
-                    # float64, but for tables that are kept in float32, and angles of up to 25
+                    # float64, except for tables that stay in float32, and angles of up to 25
                     most = max(most, off)
                     if only:
                         require(off < 5e-6, f"the same offset elsewhere differs by {off:.2g}, allowed is 5e-06")
@@ -208,31 +209,29 @@ def by_offset(text: str) -> None:
 
 
 def rows_and_columns(text: str) -> None:
-    """Patches are counted row by row: no hook takes rows for columns, which would show where the grid is no square."""
-    for part in parts(awake(build(text, GEOMETRY).double().eval())):
+    """Patches are in row-major order: no hook swaps rows and columns, which would show on grids that are not square."""
+    for part in parts(perturbed(build(text, GEOMETRY).double().eval())):
         for layer in range(DEPTH):
-            # A scheme without order, such as a random table, has ratios of about 1. One by the number of the patch has
-            # one above 1 where there are more columns than rows, and one below where there are more rows.
-            wide, tall = (_exchanged(part, grid, layer) for grid in ((7, 12), (12, 7)))
+            # A scheme without order, such as a random table, has ratios of about 1. One based on the raster index has a
+            # ratio above 1 if there are more columns than rows, and below 1 if there are more rows.
+            wide, tall = (_swapped(part, grid, layer) for grid in ((7, 12), (12, 7)))
             for name, ratio in wide.items():
                 found = min(ratio, tall[name])
-                require(
-                    found < 1.5, f"layer {layer}, {name}: rows and columns are exchanged ({found:.2g} x the change)"
-                )
+                require(found < 1.5, f"layer {layer}, {name}: rows and columns are swapped ({found:.2g} x the change)")
 
 
-def _exchanged(scheme: PositionEmbedding, grid: Grid, layer: int) -> dict[str, float]:
-    """Measures how differently a scheme treats neighbours of a column, over those if rows and columns were exchanged.
+def _swapped(scheme: PositionEmbedding, grid: Grid, layer: int) -> dict[str, float]:
+    """Compares how a scheme's effect changes between neighbours in a column and if rows and columns were swapped.
 
     Returns:
-        The ratio for each thing that acts: above 1 where it fits the exchanged grid better.
+        Ratios by hook: above 1 if the swapped grid fits better.
     """
     (rows, columns), patches = grid, math.prod(grid)
     zero = torch.zeros(1, patches, WIDTH, dtype=torch.float64)
     one, middle = zero.clone(), rows // 2 * columns + columns // 2
     one[0, middle] = 1
     added, changed = scheme.tokens(zero, grid, layer)[0], scheme.tokens(one, grid, layer)[0]
-    spread = (changed - added).pow(2).sum(dim=1)  # what a convolution takes to the neighbours
+    spread = (changed - added).pow(2).sum(dim=1)  # the part that a convolution moves to the neighbours
     found = {"spread of tokens": [(spread[middle + step] + spread[middle - step]).item() for step in (rows, columns)]}
     maps = {"tokens": added}
     for number, pairs in enumerate(placed(scheme, grid, layer)):
@@ -243,10 +242,10 @@ def _exchanged(scheme: PositionEmbedding, grid: Grid, layer: int) -> dict[str, f
 
 
 def half_precision(text: str) -> None:
-    """In bfloat16 and float16, by autocast or cast, the result is rounded and never the angles or a table."""
+    """In bfloat16 and float16, by autocast or cast, only results are rounded, never angles or tables."""
     torch.manual_seed(0)
     for trained_on in (GRID, (512, 2)):
-        scheme = awake(build(text, Geometry(trained_on, WIDTH, HEADS, DEPTH)).eval())
+        scheme = perturbed(build(text, Geometry(trained_on, WIDTH, HEADS, DEPTH)).eval())
         if not overrides(scheme, "tokens", "rotate"):
             raise SkippedError("it has no tokens and no rotate")
         for dtype in HALVES:
@@ -256,14 +255,14 @@ def half_precision(text: str) -> None:
                     low = low.to(dtype)
                     for parameter, rounded in zip(exact.parameters(), low.parameters(), strict=True):
                         parameter.data = rounded.data.float()
-                for grid in ((512, 2), (2, 512)):  # bfloat16 holds whole numbers up to 256
+                for grid in ((512, 2), (2, 512)):  # bfloat16 represents integers up to 256
                     with case(f"{mode} {short(dtype)}, grid {by(grid)} after {by(trained_on)}"):
                         _rounded(low, exact.double(), grid, dtype, autocast=mode == "autocast")
 
 
 @torch.no_grad()
 def _rounded(low: PositionEmbedding, exact: PositionEmbedding, grid: Grid, dtype: torch.dtype, autocast: bool) -> None:
-    # No tokens, so that what is added shows by itself.
+    # Zero tokens, so that the result is the added term alone.
     x, q, k = torch.zeros(1, 1024, WIDTH), queries(grid)[:1], queries(grid, seed=1)[:1]
     for layer in range(DEPTH if grid[0] > grid[1] else 1):
         with torch.autocast("cpu", dtype) if autocast else nullcontext():
@@ -273,13 +272,13 @@ def _rounded(low: PositionEmbedding, exact: PositionEmbedding, grid: Grid, dtype
         expected = exact.tokens(full[0], grid, layer), *exact.rotate(full[1], full[2], grid, layer)
         for name, one, other in zip(("tokens", "queries", "keys"), rounded, expected, strict=True):
             error = (one.double() - other).norm(dim=-1) / other.norm(dim=-1).clamp(min=1e-30)
-            # Half an eps each for the table, or the cosines and the products, and for the result.
+            # Half an eps each for the table (or for cosines and products) and for the result.
             worst, allowed = error.max().item(), 1.5 * torch.finfo(dtype).eps
             require(worst < allowed, f"layer {layer}, {name}: relative error {worst:.2g}, allowed is {allowed:.2g}")
 
 
 def scale(text: str) -> None:
-    """The option `scale` is the root mean square of what is added to the tokens, at the start."""
+    """The option `scale` is the initial RMS of the vectors added to the tokens."""
     ((name, given), *more) = parse(text)
     if more or "scale" not in options(name):
         raise SkippedError("it has no option scale")
@@ -289,13 +288,13 @@ def scale(text: str) -> None:
         scheme = build(spelled(name, given, scale="0.3"), Geometry((8, 8), 64, 2, 2))
         squares.append(scheme.tokens(torch.zeros(1, 64, 64), (8, 8), 0).double().pow(2).mean())
     mean, error = torch.stack(squares).mean().item(), torch.stack(squares).std().item() / len(squares) ** 0.5
-    # Few random numbers are off by more than 5 % together; five standard errors they are off once in a million times.
+    # The RMS may be off by 5 %, and its estimate by five standard errors, which happens once in a million times.
     right = abs(mean - 0.09) < 0.1 * 0.09 + 5 * error
     require(right, f"scale=0.3: expected an RMS within 5 % of it, found {mean**0.5:.4g}")
 
 
 def geometries(text: str) -> None:
-    """Any width, heads and grid are served, or refused by a ValueError of one line that names the scheme."""
+    """Any width, number of heads and grid works, or is refused by a one-line ValueError that names the scheme."""
     names = [part.scheme for part in parts(build(text, GEOMETRY))]
     for width, heads in ((1, 1), (3, 1), (10, 2), (12, 2), (30, 5), (32, 2), (96, 12)):
         for grid in (GRID, (1, 1)):
@@ -310,11 +309,11 @@ def geometries(text: str) -> None:
                 found, bias = [scheme.tokens(x, grid, 0), *scheme.rotate(q, q, grid, 0)], scheme.bias(q, q, grid, 0)
                 right = [tensor.shape for tensor in found] == [x.shape, q.shape, q.shape]
                 right = right and (bias is None or bias.shape[-3:] == (heads, patches, patches))
-                require(right, "a hook returns another shape")
+                require(right, "a hook changes the shape")
 
 
 def bad_options(text: str) -> None:
-    """An option that is a list, infinite or an unknown word is refused by a ValueError of one line that names it."""
+    """A list, infinity or an unknown word as an option is refused by a one-line ValueError that names the option."""
     read = parse(text)
     if not any(options(name) for name, _ in read):
         raise SkippedError("it has no options")
@@ -331,7 +330,7 @@ def bad_options(text: str) -> None:
 
 
 def _one_line(error: ValueError, names: list[str], option: str = "") -> None:
-    """Makes sure that an error is one line and names one of the schemes and the option."""
+    """Requires that an error is one line and names one of the schemes and the option."""
     message = str(error)
     require("\n" not in message, f"the error is longer than one line: {message.splitlines()[0]}")
     require(any(name in message for name in names), f"the error does not name {' or '.join(names)}: {message}")
@@ -339,7 +338,7 @@ def _one_line(error: ValueError, names: list[str], option: str = "") -> None:
 
 
 def global_state(text: str) -> None:
-    """Making and using it changes no setting of torch and seeds nothing; all random numbers are torch's global ones."""
+    """Building and using it changes no setting of torch and seeds nothing; it draws from torch's global stream only."""
     settings = {name: read() for name, (read, _) in SETTINGS.items()}
     states = []
     try:
@@ -347,10 +346,10 @@ def global_state(text: str) -> None:
             torch.manual_seed(seed)
             scheme = build(text, GEOMETRY).eval()
             states.append(torch.random.get_rng_state())
-        require(not torch.equal(*states), "making it seeds the global generator")
+        require(not torch.equal(*states), "building it seeds the global generator")
         torch.manual_seed(1)
         for name, value in build(text, GEOMETRY).state_dict().items():
-            close(value, scheme.state_dict()[name], f"{name} made twice from one seed")
+            close(value, scheme.state_dict()[name], f"{name} built twice from one seed")
         outside = random.getstate()
         for layer in range(DEPTH):
             scheme.tokens(torch.zeros(1, 24, WIDTH), GRID, layer)

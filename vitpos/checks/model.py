@@ -1,4 +1,4 @@
-"""Checks of a scheme in a timm ViT: what a model with it does in training and use."""
+"""Checks of a scheme in a timm ViT: a model's behaviour in training and use."""
 
 import copy
 import io
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 from vitpos.attach import attach, detach
-from vitpos.checks.ground import (
+from vitpos.checks.common import (
     BATCH,
     CLASSES,
     DEPTH,
@@ -36,11 +36,11 @@ from vitpos.checks.ground import (
 from vitpos.positions import PositionEmbedding, build
 from vitpos.positions.base import parts
 
-DRAWS = 100  # of the scheme's random numbers
+DRAWS = 100  # initialisations per test
 
 
 def another_grid(text: str) -> None:
-    """A model serves other grids than that of training, and keeps nothing of a grid that it has seen."""
+    """A model accepts grids other than the training grid, and keeps no state of a grid that it has seen."""
     for name, prefix in PREFIXES.items():
         host = vit(text, **prefix)
         unused = copy.deepcopy(host)
@@ -51,19 +51,19 @@ def another_grid(text: str) -> None:
                     out = host(images(*size))
                     require(tuple(out.shape) == (BATCH, CLASSES), f"expected {BATCH} x {CLASSES}, found {out.shape}")
                     require(bool(out.isfinite().all()), "the output is not finite")
-                    close(out, copy.deepcopy(unused)(images(*size)), "output, and that of a copy new to it")
+                    close(out, copy.deepcopy(unused)(images(*size)), "output, and that of an unused copy")
         with case(f"{name}, grid 4 x 6 after others"):
             close(host(images()), at_home, "output, and that before other grids")
-            host.train()(images()).sum().backward()  # a tensor of inference mode would raise
+            host.train()(images()).sum().backward()  # raises if a tensor from inference mode was kept
 
 
 def gradients(text: str) -> None:
-    """Every parameter receives a gradient, finite and not zero, at the start or one step later (behind a gate)."""
+    """Every parameter gets a finite, nonzero gradient, initially or (e.g. behind a zero gate) one step later."""
     everywhere: set[str] | None = None
     for name, prefix in PREFIXES.items():
         host = vit(text, start=True, **prefix).double().train()
         if host.pos_embed.sees_prefix and not host.num_prefix_tokens:
-            continue  # what it learns of such tokens has no use there
+            continue  # its parameters for such tokens are unused
         with case(name):
             dead = _backward(host)
             with torch.no_grad():
@@ -71,12 +71,12 @@ def gradients(text: str) -> None:
                     parameter.sub_(parameter.grad)
             dead = dead and _backward(host)
             everywhere = dead if everywhere is None else everywhere & dead
-    # with some kinds of prefix tokens alone it is right: the last block's patches do not reach a class token's output
+    # Zero for some prefixes is correct: e.g. the last block's patches do not affect the output of a class token.
     require(not everywhere, f"the gradient of {', '.join(sorted(everywhere or ()))} is zero")
 
 
 def _backward(host: Any) -> set[str]:
-    """Names the parameters whose gradient is zero."""
+    """Returns the names of the parameters whose gradient is zero."""
     host.zero_grad()
     host(images(dtype=torch.float64)).pow(2).sum().backward()
     for name, parameter in _trained(host):
@@ -90,7 +90,7 @@ def _trained(module: nn.Module) -> list[tuple[str, Any]]:
 
 
 def permutation(text: str) -> None:
-    """The output changes where the patches of an image are permuted (that of `none` does not)."""
+    """The output changes if the patches of an image are permuted (that of `none` does not)."""
     x = images(dtype=torch.float64)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     patches = x.reshape(BATCH, 3, 4, 4, 6, 4).transpose(3, 4).reshape(BATCH, 3, 24, 4, 4)[:, :, order]
@@ -104,14 +104,14 @@ def permutation(text: str) -> None:
 
 
 def images_apart(text: str) -> None:
-    """Images of a batch do not see each other."""
+    """Images of a batch do not affect each other."""
     x = images(dtype=torch.float64)
     host = vit(text, **REGISTERS).double()
     close(host(x[1:2]), host(x)[1:2], "an image alone and in a batch", atol=1e-12)
 
 
 def fused_attention(text: str) -> None:
-    """Fused attention and attention product by product compute the same."""
+    """Fused and unfused attention compute the same."""
     x = images(dtype=torch.float64)
     host = vit(text, **REGISTERS).double()
     out = host(x)
@@ -121,7 +121,7 @@ def fused_attention(text: str) -> None:
 
 
 def autocast(text: str) -> None:
-    """Training under autocast keeps to the float32 output but for rounding, with float32 gradients that are finite."""
+    """Training under autocast gives the float32 output up to rounding, and finite float32 gradients."""
     for dtype in HALVES:
         with case(short(dtype)):
             host = vit(text, **REGISTERS).train()
@@ -139,7 +139,7 @@ def autocast(text: str) -> None:
 
 
 def half_model(text: str) -> None:
-    """A model in bfloat16 or float16 has the scheme in it too, and keeps to the float32 output but for rounding."""
+    """In a bfloat16 or float16 model the scheme is cast too, and the output is that of float32 up to rounding."""
     for dtype in HALVES:
         with case(short(dtype)):
             exact = vit(text, **REGISTERS)
@@ -157,12 +157,12 @@ def half_model(text: str) -> None:
 
 def _half(out: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
     require(out.dtype == dtype, f"expected the output in {short(dtype)}, found {short(out.dtype)}")
-    # The logits of the start have a deviation of 0.1.
+    # The initial logits have a standard deviation of 0.1.
     close(out.float(), exact, "output, and that of float32", atol=16 * 0.1 * torch.finfo(dtype).eps)
 
 
 def state_dict(text: str) -> None:
-    """A state dict, saved by torch or safetensors, carries all that makes the output."""
+    """A state dict, saved by torch or safetensors, restores the output."""
     one, two = vit(text), vit(text, seed=5)
     before = one(images())
     require(not torch.equal(before, two(images())), "another seed gives the same model")
@@ -178,7 +178,7 @@ def state_dict(text: str) -> None:
 
 
 def copies(text: str) -> None:
-    """A deepcopy and a pickle are equal to the model, and do not change with it."""
+    """Deep copies and pickles equal the model and share nothing with it."""
     host = vit(text)
     before = host(images())
     for kind, twin in {"deepcopy": copy.deepcopy(host), "pickle": pickle.loads(pickle.dumps(host))}.items():
@@ -190,9 +190,9 @@ def copies(text: str) -> None:
 
 
 def moving_average(text: str) -> None:
-    """A moving average of the weights averages the scheme's too, and is a model like any.
+    """A moving average of the weights averages the scheme's parameters too, and works as a model.
 
-    By timm's ``ModelEmaV3``; and by torch's ``AveragedModel``, which averages buffers like weights, as Lightning does.
+    With timm's ``ModelEmaV3``, and with torch's ``AveragedModel``, which averages buffers too, as in Lightning.
     """
     host = vit(text)
     start = {name: value.clone() for name, value in host.named_parameters()}
@@ -216,7 +216,7 @@ def moving_average(text: str) -> None:
 
 
 def intermediates(text: str) -> None:
-    """What forward_intermediates and get_intermediate_layers give are the steps of the forward pass."""
+    """forward_intermediates and get_intermediate_layers return the intermediate results of the forward pass."""
     for name, prefix in PREFIXES.items():
         with case(name):
             host = vit(text, **prefix)
@@ -236,7 +236,7 @@ def intermediates(text: str) -> None:
 
 
 def input_size(text: str) -> None:
-    """After set_input_size the output is that of a dynamic image size, and the scheme's tensors are as before."""
+    """After set_input_size the output equals that with dynamic_img_size, and the scheme's tensors are unchanged."""
     dynamic, fixed = vit(text), vit(text, dynamic_img_size=False)
     fixed.set_input_size((32, 16))
     close(fixed(images(32, 16)), dynamic(images(32, 16)), "output after set_input_size, and with dynamic_img_size")
@@ -261,7 +261,7 @@ def checkpointing(text: str) -> None:
 
 
 def optimizer_groups(text: str) -> None:
-    """The scheme's parameters get from timm no weight decay, and the layer decay of the stem."""
+    """The scheme's parameters get no weight decay in timm, and the layer decay of the stem."""
     host = vit(text)
     parameters = {f"pos_embed.{name}" for name, _ in _trained(host.pos_embed)}
     require(parameters <= host.no_weight_decay(), "no_weight_decay() leaves out parameters of the scheme")
@@ -277,13 +277,14 @@ def optimizer_groups(text: str) -> None:
 
 
 def init_weights(text: str) -> None:
-    """The host's init_weights starts the scheme anew, buffers too: it needs reset_parameters(), and no nn.Linear.
+    """The model's init_weights re-initialises the scheme, buffers too (by reset_parameters, and without nn.Linear).
 
-    What is random is judged by 100 starts and 100 draws anew: by a Kolmogorov-Smirnov test of the mean, and of the mean
-    square, at the level 1e-6. So a right tensor fails with a probability of 2e-6 at most, however few numbers it has.
+    Random tensors are compared over 100 constructions and 100 re-initialisations, by Kolmogorov-Smirnov tests of the
+    mean and of the mean square at the level 1e-6. So a correct tensor fails with probability 2e-6 at most, whatever its
+    size.
     """
     host, starts, draws = vit(text), [], []
-    host.blocks = nn.Identity()  # to draw less
+    host.blocks = nn.Identity()  # for speed
     for _ in range(DRAWS):
         scheme = build(text, GEOMETRY)
         starts.append({f"pos_embed.{n}": t.detach() for n, t in (*scheme.named_parameters(), *scheme.named_buffers())})
@@ -299,7 +300,7 @@ def init_weights(text: str) -> None:
         fixed = all(torch.equal(value, before[0]) for value in before)
         unset = bool((after[0].isnan() & ~before[0].isnan()).any()) or (fixed and after[0].equal(empty))
         if unset and not before[0].equal(empty):
-            raise CheckError(f"{name} is not set by init_weights; reset_parameters() has to draw or compute it anew")
+            raise CheckError(f"{name} is not set by init_weights; reset_parameters() has to draw or compute it again")
         if fixed:
             close(after[0], before[0], f"{name} after init_weights and at the start")
         else:
@@ -315,13 +316,13 @@ def _drawn_alike(name: str, before: list[Tensor], after: list[Tensor]) -> None:
     means = [[value.real.double().mean().item() for value in several] for several in (before, after)]
     for what, found, unit in (("mean square", squares, max(squares[0])), ("mean", means, max(squares[0]) ** 0.5)):
         old, new = (sum(values) / DRAWS for values in found)
-        # Numbers that are the same each time, as the norm of a rotation is, differ by rounding.
+        # Statistics that are always the same, such as the norm of a rotation, differ by rounding.
         alike = abs(new - old) < 1e-3 * unit or ks_2samp(*found).pvalue > 1e-6
         require(alike, f"{name}: its {what} after init_weights is {new:.2g}, at the start {old:.2g}")
 
 
 def attach_and_detach(text: str) -> None:
-    """To attach it changes neither the backbone nor torch's random state; detach gives the old model back."""
+    """Attaching it changes neither the backbone nor torch's random state; detach restores the old model."""
     plain, host = vit(**REGISTERS), vit(**REGISTERS)
     state = torch.random.get_rng_state()
     attach(host, text)

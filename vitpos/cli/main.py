@@ -20,7 +20,7 @@ from vitpos.paths import expand
 
 STUDY = (
     "A study file states a comparison before it runs: schemes, seeds, reference, margin. Finished runs are skipped, "
-    "interrupted ones go on from their last epoch."
+    "interrupted ones go on from their last checkpoint."
 )
 
 
@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         way = "again goes on where this one stopped"
         if words and words[0] in fit.COMMANDS:
-            way = "with --ckpt_path last goes on after the last finished epoch, if there is one"
+            way = "with --ckpt_path last goes on from the last checkpoint, if there is one"
         print(f"vitpos: interrupted; the same command {way}", file=sys.stderr)
         return 128 + (error.args[0] if error.args else signal.SIGINT)
 
@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
             VitposError: Always.
         """
         if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
-            raise unknown(message.split()[1].lower(), found[1], re.findall(r"[\w-]+", found[2]))
+            raise unknown(message.split()[1].lower().rstrip(":"), found[1], re.findall(r"[\w-]+", found[2]))
         if found := re.search(r"unrecognized arguments: (-[^\s=]*)", message):
             raise unknown("option", found[1], set(option_names(self)))
         raise VitposError(f"{message} (see {self.prog} --help)")
@@ -180,7 +180,7 @@ def number(text: str, low: float, high: float, what: str) -> float:
     except ValueError:
         value = math.nan
     if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"should be {what} from {low:,g} to {high:,g}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"should be {what} from {low:,.0f} to {high:,.0f}, got {text!r}")
     return value
 
 

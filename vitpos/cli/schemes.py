@@ -74,9 +74,9 @@ def show_command(options: argparse.Namespace) -> int:
 
 def check_command(options: argparse.Namespace) -> int:
     """Carries out ``vitpos check``."""
-    from vitpos import checks
+    from vitpos.checks import run
 
-    return checks.check_command(options.scheme, options.fast)
+    return run.check_command(options.scheme, options.fast)
 
 
 def geometry(options: argparse.Namespace) -> Geometry:
@@ -151,8 +151,12 @@ def described(text: str) -> list[str]:
         cls = positions.find(name)
         paragraphs.append(f"{name}: {family or 'no positions'}, {parameters:,} parameters at ViT-S")
         for paragraph in (inspect.cleandoc(cls.__doc__) if cls.__doc__ else "").split("\n\n"):
+            if re.match(r"(Args|Attributes|Raises):\n", paragraph):
+                continue  # options follow below, those of base classes too
             flowing = paragraph and not re.search(r"^\s", paragraph, re.MULTILINE)
-            paragraphs += [textwrap.fill(paragraph, _WIDTH) if flowing else paragraph] if paragraph else []
+            whole = re.sub("``.+?``", lambda span: span[0].replace(" ", "\N{NO-BREAK SPACE}"), paragraph)  # formulas
+            filled = textwrap.fill(whole, _WIDTH).replace("\N{NO-BREAK SPACE}", " ")
+            paragraphs += [filled if flowing else paragraph] if paragraph else []
         documented, explained = documents(cls), []
         for option, default in positions.options(name).items():
             first = f"{option}={default!r}"
@@ -182,13 +186,14 @@ def source(cls: type[PositionEmbedding]) -> str:
 
 
 def documents(cls: type[PositionEmbedding]) -> dict[str, str]:
-    """Reads what the docstring of a constructor says of each option, in its section ``Args:``."""
+    """Reads the options' descriptions from ``Args:`` of the classes (base classes first) and their constructors."""
     documented: dict[str, str] = {}
-    arguments = (inspect.getdoc(cls.__init__) or "").partition("Args:\n")[2].split("\n\n")[0]
-    name = ""
-    for line in arguments.splitlines():
-        if found := re.match(r" {4}(\w+): (.*)", line):
-            name, documented[found[1]] = found[1], found[2]
-        elif name:
-            documented[name] += f" {line.strip()}"
+    for holder in (holder for base in cls.__mro__[::-1] for holder in (base, vars(base).get("__init__"))):
+        text = inspect.cleandoc(holder.__doc__ or "")
+        name = ""
+        for line in text.partition("Args:\n")[2].split("\n\n")[0].splitlines():
+            if found := re.match(r" {4}(\w+): (.*)", line):
+                name, documented[found[1]] = found[1], found[2]
+            elif name:
+                documented[name] += f" {line.strip()}"
     return documented

@@ -1,1 +1,1 @@
-"""Data: sources of images as uint8 tensors, batched augmentation on the device, and the Lightning data module."""
+"""Data: image sources as uint8 tensors, batched augmentation on the device, and the Lightning data module."""

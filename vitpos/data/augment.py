@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch on its device, with draws of its own for each sample.
+"""Augmentation of a whole batch on its device, with independent random parameters per sample.
 
 torchvision's transforms draw once for a batch (pytorch/vision#2929). Both functions gather rows by index: no loop over
 samples, no copy to the host, and any dtype.
@@ -10,17 +10,17 @@ from torch.nn import functional as F
 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Pads images with zeros and cuts them back to their size at a place drawn for each.
+    """Pads images with zeros and crops them back to their size at a random position each.
 
     ``out[b, c, y, x] = padded[b, c, y + dy[b], x + dx[b]]``, dy and dx uniform in 0..2*padding.
 
     Args:
         images: (B, C, H, W).
         padding: Pixels of zeros on each side.
-        generator: Source of the draws, on the device of the images.
+        generator: Random generator on the device of the images.
 
     Returns:
-        (B, C, H, W), of the same dtype.
+        (B, C, H, W), same dtype.
     """
     batch, channels, height, width = images.shape
     device = images.device
@@ -28,7 +28,7 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Ten
     padded = F.pad(images, (padding,) * 4)
     plane = torch.arange(batch * channels, device=device).view(batch, channels, 1) * padded.shape[2]
     starts = (plane + dy + torch.arange(height, device=device)) * padded.shape[3] + dx
-    # all runs of `width` pixels in memory order, as a view: an output row is one of them
+    # a view of all runs of `width` pixels in memory order: each output row is one of them
     rows = padded.flatten().unfold(0, width, 1).index_select(0, starts.flatten())
     return rows.view(batch, channels, height, width)
 
@@ -38,10 +38,10 @@ def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         images: (B, C, H, W).
-        generator: Source of the draws, on the device of the images.
+        generator: Random generator on the device of the images.
 
     Returns:
-        (B, C, H, W), of the same dtype.
+        (B, C, H, W), same dtype.
     """
     batch = len(images)
     device = images.device

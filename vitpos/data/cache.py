@@ -1,4 +1,4 @@
-"""On-disk cache of decoded data sets: one file a source, valid as long as the source's files stay as they were."""
+"""On-disk cache of decoded data sets: one file per source, valid until the source's files change."""
 
 import contextlib
 import hashlib
@@ -16,23 +16,23 @@ import torch
 from vitpos.data.images import Images, Split
 from vitpos.paths import cache as folder
 
-_FORMAT = 2  # raise it when the contents of a cache file, the canonical order or the split change
+_FORMAT = 2  # increment when the contents of a cache file, the canonical order or the split change
 _PARTS = ("train", "val", "test")
-_ABANDONED = 600  # seconds without a byte more in a file that is being written
+_ABANDONED = 600  # seconds since the last write after which a temporary file is considered abandoned
 _log = logging.getLogger(__name__)
 
 
 def stamp(files: Iterable[Path]) -> str:
-    """Hashes what changes whenever one of the files does: path, inode, size and both times.
+    """Hashes path, inode, size and both times of each file, so that the stamp changes if a file does.
 
-    Archives and rsync restore the time of modification, but not that of the inode's change; renaming does not touch
-    either on every file system, but gives the path another inode.
+    Archives and rsync restore the modification time but not the inode's change time. Some file systems update neither
+    when a file is renamed, but then the path has another inode.
     """
     total = hashlib.blake2b(str(_FORMAT).encode(), digest_size=16)
     for file in files:
         state = file.stat()
         times = f"{state.st_mtime_ns}\0{state.st_ctime_ns}"
-        # not resolved: a link to a class folder names the class
+        # not resolved: the name of a link to a class folder is the name of the class
         total.update(
             os.fsencode(file.absolute()) + f"\0{state.st_dev}\0{state.st_ino}\0{state.st_size}\0{times}\0".encode()
         )
@@ -40,13 +40,13 @@ def stamp(files: Iterable[Path]) -> str:
 
 
 def path_for(kind: str, files: Iterable[Path]) -> Path:
-    """The cache file of a source; it depends on the paths alone, so that a changed source replaces its old file."""
+    """Returns the cache file of a source; named after the paths only, so that a changed source replaces it."""
     paths = b"\0".join(os.fsencode(file.absolute()) for file in files)
     return folder() / f"{kind}-{hashlib.blake2b(paths, digest_size=8).hexdigest()}.npz"
 
 
 def read(path: Path, stamp: str) -> Images | None:
-    """Reads a cache file; None where there is none, or it is of another stamp, or it is damaged (logged)."""
+    """Reads a cache file; None if it does not exist, has another stamp, or is damaged (logged)."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["stamp"]) != stamp:
@@ -58,15 +58,15 @@ def read(path: Path, stamp: str) -> Images | None:
             return Images(name, tuple(map(str, arrays["classes"])), fingerprint, train, val, test, (once, again))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except Exception as error:  # whatever damage does to a zip file of arrays, the source is still there
+    except Exception as error:  # damaged in any way; the source still exists
         _log.warning("ignoring the damaged cache %s (%s)", path, error)
         return None
 
 
 def write(path: Path, stamp: str, images: Images) -> None:
-    """Writes a cache file in one step, so that other processes see it whole or not at all; logs where it cannot.
+    """Writes a cache file atomically; logs a warning if it cannot be written.
 
-    What killed processes left half-written in the folder is removed.
+    Also removes temporary files of killed processes.
     """
     arrays: dict[str, Any] = {
         "stamp": stamp,
@@ -89,6 +89,6 @@ def write(path: Path, stamp: str, images: Images) -> None:
         temporary.replace(path)
     except OSError as error:
         _log.warning("cannot write the cache %s (%s): the images are decoded again next time", path, error)
-    finally:  # an interrupt too; after the replacement nothing is there
+    finally:  # after an interrupt too; a no-op if it was renamed
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -26,17 +26,17 @@ porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk 
 streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
 willow_tree wolf woman worm"""
 
-_FORMATS = ("PNG", "WEBP")  # lossless ones; to try all of Pillow's takes half as long again
+_FORMATS = ("PNG", "WEBP")  # lossless; trying all of Pillow's formats takes 1.5 times as long
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a CIFAR lies and what it holds."""
+    """Location and contents of a CIFAR data set."""
 
     torchvision: str  # class in torchvision.datasets, which has the names and checksums of the files
-    folder: str  # of the official archive
+    folder: str  # folder of the official archive
     batch_labels: str  # key of the labels in the official batches
-    column: str  # of the labels in the parquet copy
+    column: str  # column of the labels in the parquet copy
     classes: tuple[str, ...]
     counts: dict[str, int]
 
@@ -57,18 +57,18 @@ LAYOUTS = {
 
 
 def locate(name: str, root: Path, download: bool) -> tuple[tuple[Path, ...], Callable[[], Raw]]:
-    """Finds a CIFAR below a root, and downloads the official archive where that is allowed and needed.
+    """Finds a CIFAR data set below a root, or downloads the official archive if allowed.
 
     Args:
         name: ``"cifar10"`` or ``"cifar100"``.
-        root: Folder that holds the official archive's folder or the parquet copy's.
+        root: Folder that contains the folder of the official archive or of the parquet copy.
         download: Whether torchvision may download the archive into `root`.
 
     Returns:
-        The files, and the function that reads them.
+        The files, and a function that reads them.
 
     Raises:
-        VitposError: Nothing is there, or a file is missing, or the download failed.
+        VitposError: Nothing was found, a file is missing, or the download failed.
     """
     layout = LAYOUTS[name]
     archive = root / layout.folder
@@ -94,7 +94,7 @@ def locate(name: str, root: Path, download: bool) -> tuple[tuple[Path, ...], Cal
 
 
 def read_archive(name: str, root: Path) -> Raw:
-    """Reads the official archive's batches, after their checksums, in file order."""
+    """Reads the official archive's batches in file order, after checking their checksums."""
     from torchvision.datasets.utils import check_integrity
 
     layout = LAYOUTS[name]
@@ -131,7 +131,7 @@ def read_parquet(name: str, root: Path, files: dict[str, list[Path]]) -> Raw:
 
 
 class _ForeignError(Exception):
-    """What is wrong with a parquet file."""
+    """A parquet file has unexpected contents."""
 
 
 def _read_table(file: Path, layout: Layout) -> tuple[Array, Labels]:
@@ -186,7 +186,7 @@ def _checksums(name: str) -> list[list[str]]:
 def _download(name: str, root: Path) -> None:
     import torchvision.datasets
 
-    try:  # does nothing where all files are there and have their checksums
+    try:  # does nothing if all files exist and match their checksums
         getattr(torchvision.datasets, LAYOUTS[name].torchvision)(root, download=True)
     except (OSError, RuntimeError) as error:
         raise VitposError(f"{name}: download into {root} failed ({error}); {_ways(name, root)}") from error

@@ -1,4 +1,4 @@
-"""One image file as 8-bit RGB pixels, or a reason why it is none."""
+"""Decoding an image file to 8-bit RGB pixels, or to the reason why that is impossible."""
 
 import warnings
 from contextlib import nullcontext
@@ -10,61 +10,61 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitpos.data.images import Array
 
-# All that Pillow itself decodes and people keep images in. Not EPS, for which Pillow starts Ghostscript.
+# Common image formats that Pillow decodes itself. Not EPS, for which Pillow starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "SGI", "ICO", "TGA")
-BACKDROP = 128  # grey, on which neither a black nor a white shape vanishes
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+BACKDROP = 128  # grey, on which black and white shapes are both visible
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF tags and values
 _PLANES, _APART, _SAMPLES, _SIGNED = 284, 2, 339, 2
 
 
 class Decoded(NamedTuple):
-    """What was found in an image file."""
+    """The contents of an image file."""
 
     pixels: Array  # (3, H, W)
-    deep: bool  # its pixels had more than 8 bits
-    frames: bool  # it holds several frames, of which this is the first
+    deep: bool  # whether its pixels had more than 8 bits
+    frames: bool  # whether it has several frames; this is the first
 
 
 def suffixes() -> set[str]:
-    """Gives the suffixes of `FORMATS`, such as ``.png``."""
+    """Returns the suffixes of `FORMATS`, such as ``.png``."""
     return {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
 
 
 def decode(file: Path | BinaryIO, formats: tuple[str, ...] = FORMATS) -> Decoded:
     """Decodes an image to RGB, as a viewer shows it.
 
-    It is turned upright where its EXIF data says so. Grey of 16 bits is scaled to 8 (``value / 257``, rounded), that of
-    12 bits likewise. Where it is transparent a grey of 128 shows. Of several frames the first is taken.
+    It is rotated as its EXIF data says. 16-bit grey is scaled to 8 bits (``value / 257``, rounded), 12-bit grey
+    likewise. Transparent areas become grey (128). Of several frames the first is used.
 
     Args:
         file: A path, or an open file.
-        formats: Pillow's names of the formats that are tried; no other decoder sees the file.
+        formats: Pillow's names of the formats to try; no other decoder reads the file.
 
     Returns:
-        The pixels, and what is worth a remark.
+        The pixels, and properties that may need a warning.
 
     Raises:
-        ValueError: The file does not decode, or its pixels are floats or 32-bit integers, whose black and white are not
-            known. The message lacks the name of the file.
+        ValueError: The file does not decode, or its pixels are floats or 32-bit integers, whose range is unknown. The
+            message does not contain the file name.
     """
     try:
-        # What warns, such as damaged EXIF data, does not concern the pixels: where those are damaged, it raises.
-        # Pillow maps what it opens by name into memory, and shears a TIFF that is to be turned by 90 degrees.
+        # Warnings, e.g. about damaged EXIF data, do not concern the pixels: damaged pixels raise an error.
+        # Opened here, because Pillow maps files opened by name into memory and shears a TIFF rotated by 90 degrees.
         stream = file.open("rb") if isinstance(file, Path) else nullcontext(file)
         with warnings.catch_warnings(action="ignore"), stream as data, Image.open(data, formats=formats) as opened:
             tags = dict(getattr(opened, "tag_v2", {}))
             if tags.get(_PLANES) == _APART and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:
                 raise OSError("16-bit channels one after the other, which Pillow misreads; save it interleaved")
             image = _upright(opened)
-            frames = getattr(opened, "is_animated", False) and opened.format != "MPO"  # its second one is a preview
+            frames = getattr(opened, "is_animated", False) and opened.format != "MPO"  # whose second is a preview
             deep = image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM")
             if deep:
                 image = _eight_bits(image, tags)
             if image.mode not in ("I", "F") and _SIGNED not in tags.get(_SAMPLES, ()):
                 return Decoded(_rgb(image), deep, frames)
-    except UnidentifiedImageError as error:  # whose own words name an object of Python
-        raise ValueError("does not decode (it is in none of the formats that are read)") from error
-    except Exception as error:  # decoders raise what they like for a damaged file
+    except UnidentifiedImageError as error:  # its message contains the repr of a Python object
+        raise ValueError("does not decode (it is in none of the supported formats)") from error
+    except Exception as error:  # decoders raise various errors for a damaged file
         raise ValueError(f"does not decode ({' '.join(str(error).split()) or type(error).__name__})") from error
     kind = "floats" if image.mode == "F" else "32-bit or signed integers"
     raise ValueError(
@@ -84,7 +84,7 @@ def _eight_bits(image: Image.Image, tags: dict[int, Any]) -> Image.Image:
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     values = np.asarray(image)
     grey = np.rint(values * (255 / (2**bits - 1))).astype(np.uint8)
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds in 8 bits only
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow handles it for 8 bits only
         grey = 255 - grey
     if "transparency" in image.info:
         grey[values == image.info["transparency"]] = BACKDROP

@@ -1,4 +1,4 @@
-"""A data set of one's own: a folder of images for each class."""
+"""Custom data sets: a folder of images per class."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,28 +11,27 @@ from vitpos.data.decode import decode, suffixes
 from vitpos.data.images import Raw, say
 from vitpos.errors import VitposError
 
-# What the folders of given parts are called, in small letters.
+# Lower-case folder names of each part.
 _NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-_FEWEST = 10  # images of a class that others are split off
-_FEW_LEVELS = 64  # of 256
+_FEWEST = 10  # minimum number of images per class from which other parts are split off
+_FEW_LEVELS = 64  # of 256 grey levels
 
 Classes = dict[str, list[Path]]
 
 
 def locate(root: Path) -> tuple[tuple[Path, ...], Callable[[], Raw]]:
-    """Finds images ``root/<class>/*.png``, or ``root/train/<class>/*.png`` beside ``root/val`` and ``root/test``.
+    """Finds images ``root/<class>/*.png``, or ``root/train/<class>/*.png`` next to ``root/val`` and ``root/test``.
 
-    A folder ``train`` (or ``training``) that holds folders is the training part. Then ``val`` (``valid``,
-    ``validation``) and ``test`` (``testing``), with the same classes, are the other parts as they are. A part that is
-    not given is split off the training part. Every suffix of `vitpos.data.decode.FORMATS` counts; hidden files and
-    folders do not.
+    If a folder ``train`` (or ``training``) contains folders, it is the training part, and ``val`` (``valid``,
+    ``validation``) and ``test`` (``testing``), with the same classes, are the other parts. Missing parts are split off
+    the training part. All suffixes of `vitpos.data.decode.FORMATS` count; hidden files and folders do not.
 
     Returns:
-        The files, and the function that reads them. What was left out is logged.
+        The files, and a function that reads them. Ignored files are logged.
 
     Raises:
-        VitposError: There are fewer than two class folders, or one has too few images or images in a folder of its own,
-            or the classes of the parts differ, or a link leads nowhere.
+        VitposError: There are fewer than two class folders, a class has too few images or images in a subfolder, the
+            classes of the parts differ, or a link is broken.
     """
     if not root.is_dir() or not _folders(root):
         raise VitposError(
@@ -59,13 +58,13 @@ def locate(root: Path) -> tuple[tuple[Path, ...], Callable[[], Raw]]:
 
 
 def _parts(root: Path) -> tuple[dict[str, Path], Counter[str]]:
-    """Finds the folder of each part that is given, and counts what lies beside them; else all is for training."""
+    """Returns the folder of each part and counts other folders; without parts, all images are training images."""
     found: dict[str, list[Path]] = {part: [] for part in _NAMES}
     others: list[Path] = []
     for folder in _folders(root):
         part = next((part for part, names in _NAMES.items() if folder.name.lower() in names), "")
         (found[part] if part else others).append(folder)
-    if not any(_folders(folder) for folder in found["train"]):  # one may be a class of trains
+    if not any(_folders(folder) for folder in found["train"]):  # else `train` may be a class (of trains)
         if not others and all(found[part] for part in ("train", "test")):
             raise VitposError(f"folder: {found['train'][0]} is a part, but has no class folders; each part needs them")
         return {"train": root}, Counter()
@@ -78,7 +77,7 @@ def _parts(root: Path) -> tuple[dict[str, Path], Counter[str]]:
 
 
 def _classes(place: Path, fewest: int) -> tuple[Classes, Counter[str]]:
-    """Finds the images of each class of a part, and counts the files that are none, by suffix."""
+    """Returns the images of each class of a part, and counts other files by suffix."""
     images = suffixes()
     classes: Classes = {}
     loose = (file.suffix for file in _visible(place) if file.suffix.lower() in images and file.is_file())
@@ -88,8 +87,8 @@ def _classes(place: Path, fewest: int) -> tuple[Classes, Counter[str]]:
             for file in inner.rglob("*"):
                 if file.suffix.lower() in images and not file.name.startswith("."):
                     raise VitposError(
-                        f"folder: class {folder} has images in a folder of its own, such as {file}; move them into the "
-                        "class folder (parts of a data set are called train, val and test)"
+                        f"folder: class {folder} has images in a subfolder, such as {file}; move them into the class "
+                        "folder (parts of a data set are called train, val and test)"
                     )
         files = [file for file in _visible(folder) if not file.is_dir()]
         classes[folder.name] = [file for file in files if file.suffix.lower() in images and file.is_file()]
@@ -105,19 +104,19 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _visible(place: Path) -> list[Path]:
-    """Lists a folder, sorted, without what file systems and archives of others leave behind (._x, __MACOSX)."""
+    """Lists a folder, sorted, without hidden files and archive leftovers (._x, __MACOSX)."""
     found = sorted(inner for inner in place.iterdir() if not inner.name.startswith(".") and inner.name != "__MACOSX")
     for inner in found:
         if not inner.exists():
-            raise VitposError(f"folder: {inner} is a link that leads nowhere")
+            raise VitposError(f"folder: {inner} is a broken link")
     return found
 
 
 def read(parts: dict[str, Classes]) -> Raw:
-    """Decodes the images of each part to RGB; the classes are the names of their folders, sorted.
+    """Decodes the images of each part to RGB; classes are the sorted folder names.
 
     Raises:
-        VitposError: An image does not decode, or its size is not that of the first.
+        VitposError: An image does not decode, or its size differs from that of the first.
     """
     arrays: dict[str, tuple[np.typing.NDArray[np.uint8], np.typing.NDArray[np.int64]]] = {}
     several, deep, first = [], [], None
@@ -145,8 +144,8 @@ def read(parts: dict[str, Classes]) -> Raw:
         say(f"folder: {len(several)} files hold several frames, such as {several[0]}; the first of each is used")
     if deep and max(deep) < _FEW_LEVELS:
         say(
-            f"folder: the 16-bit images use the lowest {max(deep) + 1} of 256 levels only; stretch them to 0..65535 "
-            "first to keep their shades"
+            f"folder: the 16-bit images use only the lowest {max(deep) + 1} of 256 levels; stretch them to 0..65535 "
+            "first to keep their contrast"
         )
     none = (None, None)
     return Raw(tuple(parts["train"]), *arrays["train"], *arrays.get("test", none), *arrays.get("val", none))

@@ -1,4 +1,4 @@
-"""The canonical form of a data set: uint8 images in an order and a split that follow from their contents alone."""
+"""The canonical form of a data set: uint8 images whose order and split depend only on their contents."""
 
 import hashlib
 import logging
@@ -19,12 +19,12 @@ Labels = npt.NDArray[np.int64]
 
 @lru_cache
 def say(line: str) -> None:
-    """Logs a line once a process, since a study loads the same data for each run; names in it come from files."""
+    """Logs a warning once per process (a study loads the same data for each run), with file names escaped."""
     logging.getLogger(__name__).warning(visible(line))
 
 
 class Raw(NamedTuple):
-    """Decoded images (N, C, H, W) uint8 and labels (N,) int64 in file order; a part that is None is split off."""
+    """Decoded images (N, C, H, W) uint8 and labels (N,) int64 in file order; missing parts are split off later."""
 
     classes: tuple[str, ...]
     images: Array
@@ -46,7 +46,7 @@ class Split:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "Split":
-        """Returns the part on a device; itself where it is there already."""
+        """Returns the part on a device; no copy if it is already there."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -61,8 +61,8 @@ class Images:
         train: Training part.
         val: Validation part.
         test: Test part.
-        repeated: How many images of validation are in training too, pixel for pixel, and how many of test are in
-            training or validation, whatever their class.
+        repeated: Number of validation images that are also in training, and of test images that are also in training or
+            validation, pixel for pixel and whatever their class.
     """
 
     name: str
@@ -75,9 +75,10 @@ class Images:
 
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each channel of the training part, in units of 0..255, each (C, 1, 1) float32.
+        """Mean and standard deviation per channel of the training part, in units of 0..255, each (C, 1, 1) float32.
 
-        They come from the counts of the 256 levels, so the sums are exact; a constant channel has deviation 1.
+        Computed from the counts of the 256 levels, so the sums are exact. A constant channel gets a standard deviation
+        of 1.
         """
         levels = torch.arange(256, dtype=torch.float64)
         channels = self.train.images.unbind(1)
@@ -93,17 +94,17 @@ def canonical(name: str, raw: Raw) -> Images:
     """Sorts and splits a data set by its contents, so that nothing depends on the layout of its files.
 
     Each image has a digest, ``BLAKE2b-128(pixels (C, H, W) uint8, label int64 little-endian)``, and each part is sorted
-    by it. The first 10 % of each class (rounded half to even) of the training part become the validation part, where
-    none is given. A data set without a test part first gives up 20 % of each class, in the same manner.
+    by it. If validation is missing, it is the first 10 % (rounded half to even) of each class of the training part. If
+    test is missing, first 20 % of each class are split off in the same way.
 
     Args:
         name: Name of the data set.
         raw: Its decoded images, in any order.
 
     Returns:
-        The data set; its fingerprint is ``BLAKE2b-128`` over the image shape, the number and the sorted digests of the
-        images of train and validation, and the same of test; where validation is given, of train, test and validation.
-        It does not depend on the order in the files.
+        The data set. Its fingerprint is ``BLAKE2b-128`` of the image shape, the number and the sorted digests of train
+        and validation images together, and the same of test; if validation is given, of train, test and validation. It
+        does not depend on the order of the files.
     """
     train, total = _Ordered.of(raw.images, raw.labels), hashlib.blake2b(digest_size=16)
     total.update(repr(raw.images.shape[1:]).encode())
@@ -155,7 +156,7 @@ class _Ordered(NamedTuple):
         return _Ordered(self.images[indices], self.labels[indices], [self.digests[i] for i in indices])
 
     def hold_out(self, fraction: float) -> tuple["_Ordered", "_Ordered"]:
-        """Parts it into the first `fraction` of each class and the rest, both still in order."""
+        """Splits off the first `fraction` of each class; both results stay in order."""
         held = np.zeros(len(self.labels), dtype=bool)
         for label in np.unique(self.labels):
             (where,) = np.nonzero(self.labels == label)

@@ -1,4 +1,4 @@
-"""The Lightning data module: images in memory on the trainer's device, order and augmentation by seed."""
+"""The Lightning data module: images in memory on the trainer's device; order and augmentation follow from the seed."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,10 +18,15 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Batches:
-    """Batches of a part that lies in memory; a `DataLoader` has nothing to add to an index."""
+    """Batches of a part in memory: plain indexing, for which a `DataLoader` would only add overhead.
+
+    Args:
+        split: The part.
+        batch_size: Images per batch.
+        data: If given, its training order is used and the last incomplete batch is dropped; else all images in order.
+    """
 
     def __init__(self, split: Split, batch_size: int, data: "ImageData | None" = None) -> None:
-        """Sets up batches of `split`: in order and whole or, with `data` given, in its order of training."""
         self.split = split
         self.batch_size = batch_size
         self.data = data
@@ -31,7 +36,7 @@ class Batches:
         return whole + (rest > 0 and self.data is None)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields uint8 images (B, C, H, W) and labels (B,); in training all batches have the same size."""
+        """Yields uint8 images (B, C, H, W) and labels (B,)."""
         images, labels = self.split.images, self.split.labels
         order = None if self.data is None else self.data.order().to(images.device)
         first = 0 if self.data is None else self.data.next_batch
@@ -43,21 +48,21 @@ class Batches:
                 yield images.index_select(0, order[part]), labels.index_select(0, order[part])
 
     def state_dict(self) -> dict[str, int]:
-        """Returns nothing: Lightning's counters say where an epoch goes on; this tells it that one can."""
+        """Returns an empty dict: the method tells Lightning that it can resume an epoch by its own counters."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Takes nothing back."""
+        """Does nothing."""
 
 
 class ImageData(LightningDataModule):
-    """Images for training, validation and test, as float32 of mean 0 and deviation 1 by channel.
+    """Training, validation and test images, as float32 normalised to mean 0 and standard deviation 1 per channel.
 
-    The uint8 images are moved to the trainer's device once and stay there. The order of training is a pure function of
-    (seed, epoch), its augmentation of (seed, step), so both are the same for every model and after a restart.
+    The uint8 images are moved to the trainer's device once and stay there. The training order is a pure function of
+    (seed, epoch), augmentation of (seed, step), so both are the same for every model and after a restart.
 
     Attributes:
-        epoch: Epoch of the training order where there is no trainer.
+        epoch: Epoch of the training order if there is no trainer.
     """
 
     def __init__(
@@ -73,25 +78,26 @@ class ImageData(LightningDataModule):
         flip: bool = True,
         seed: int = 0,
     ) -> None:
-        """Takes the options; nothing is read yet.
+        """Stores the options; nothing is read yet.
 
         Args:
             name: Data set: ``cifar10``, ``cifar100``, ``digits`` or ``folder``.
-            root: Where the data lies; ``$VITPOS_DATA``, else ``./data``, where not given.
+            root: Folder with the data; default ``$VITPOS_DATA``, else ``./data``.
             download: Whether CIFAR may be downloaded into the root.
-            train_fraction: Share of the training images of each class that is used, above 0 and at most 1. Which ones
-                follows from the images alone, and those of a smaller share are among those of a larger one.
-            batch_size: Images a step of training.
-            eval_batch_size: Images a step of validation and test (larger ones leave a CPU's cache).
-            crop_padding: Zeros around a training image before it is cropped at random; 0 for no crop.
-            flip: Whether training images are mirrored at random.
+            train_fraction: Share of the training images of each class to use, above 0 and at most 1. The selection
+                depends on the images only, and a smaller share is a subset of a larger one.
+            batch_size: Images per training step.
+            eval_batch_size: Images per validation and test step (larger batches do not fit into a CPU's cache).
+            crop_padding: Zero padding around a training image before a random crop; 0 for no crop.
+            flip: Whether to mirror training images at random.
             seed: Seed of order and augmentation.
 
         Raises:
             VitposError: A size, the padding or the share is out of range.
         """
         super().__init__()
-        self.save_hyperparameters(ignore=["root", "download", "eval_batch_size"], logger=False)  # what enters training
+        # the options that affect training
+        self.save_hyperparameters(ignore=["root", "download", "eval_batch_size"], logger=False)
         if not 0 < train_fraction <= 1:  # written so that NaN fails too
             raise VitposError(f"data.train_fraction is {train_fraction}; it must be above 0 and at most 1")
         for option, value, least in (
@@ -109,7 +115,7 @@ class ImageData(LightningDataModule):
 
     @cached_property
     def source(self) -> Images:
-        """The data set in the host's memory, loaded at first use; of its training part the share that is used."""
+        """The data set in host memory, loaded on first use, with the used share of its training part."""
         images = load(self.name, self.root, download=self.download)
         share = ""
         if self.train_fraction < 1:
@@ -123,10 +129,10 @@ class ImageData(LightningDataModule):
         return images
 
     def first_of_each_class(self, images: Images) -> Split:
-        """Takes the first training images of each class: the canonical order is one by digests, as good as random.
+        """Takes the first training images of each class; the order is by digests, so they are a random subset.
 
         Raises:
-            VitposError: A class would be left without an image.
+            VitposError: A class would have no image.
         """
         train, kept = images.train, []
         for label in range(len(images.classes)):
@@ -135,7 +141,7 @@ class ImageData(LightningDataModule):
             if count < 1 <= len(where):
                 raise VitposError(
                     f"data.train_fraction {self.train_fraction} leaves none of the {len(where)} training images of "
-                    f"class {images.classes[label]!r} of {self.name}; each class needs one at least"
+                    f"class {images.classes[label]!r} of {self.name}; each class needs at least one"
                 )
             kept.append(where[:count])
         order = torch.cat(kept).sort().values
@@ -153,7 +159,7 @@ class ImageData(LightningDataModule):
 
     @property
     def in_chans(self) -> int:
-        """Channels of an image."""
+        """Channels per image."""
         return self.source.train.images.shape[1]
 
     @property
@@ -168,7 +174,7 @@ class ImageData(LightningDataModule):
         return self.source.fingerprint
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps of the data."""
+        """Returns the properties of the data that a checkpoint stores."""
         return {
             "name": self.name,
             "train_fraction": self.train_fraction,
@@ -179,20 +185,20 @@ class ImageData(LightningDataModule):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Number of images of each part."""
+        """Number of images in each part."""
         return {part: len(getattr(self.source, part)) for part in ("train", "val", "test")}
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the data and moves it to the trainer's device.
 
         Raises:
-            VitposError: The data is missing or damaged, has fewer training images than a batch, or the trainer uses
-                several devices.
+            VitposError: The data is missing or damaged, there are fewer training images than a batch, or the trainer
+                uses several devices.
         """
         device = torch.device("cpu")
         if self.trainer is not None:
             if self.trainer.world_size > 1:
-                raise VitposError(f"trainer.devices gives {self.trainer.world_size} processes; a run takes one device")
+                raise VitposError(f"trainer.devices starts {self.trainer.world_size} processes; a run takes one device")
             device = self.trainer.strategy.root_device
         self._train, self._val, self._test = (
             getattr(self.source, part).to(device) for part in ("train", "val", "test")
@@ -201,7 +207,7 @@ class ImageData(LightningDataModule):
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation by channel, each (C, 1, 1), in use: a checkpoint that is evaluated brings its own."""
+        """Mean and standard deviation per channel in use, each (C, 1, 1); a checkpoint overrides those of the data."""
         return self._mean, self._deviation
 
     @moments.setter
@@ -210,7 +216,7 @@ class ImageData(LightningDataModule):
         self._mean, self._deviation = (values.to(device) for values in moments)
 
     def train_dataloader(self) -> Batches:
-        """Training batches, uint8, in the order of (seed, epoch); what is left of the last batch is left out."""
+        """Training batches, uint8, in the order of (seed, epoch); an incomplete last batch is dropped."""
         batches = Batches(self._train, self.batch_size, self)
         if not len(batches):  # a callback may have changed the size
             raise VitposError(f"data.batch_size is {self.batch_size}, but there are {len(self._train)} training images")
@@ -225,28 +231,28 @@ class ImageData(LightningDataModule):
         return Batches(self._test, self.eval_batch_size)
 
     def order(self) -> Tensor:
-        """The order of the training images in this epoch, a permutation that follows from (seed, epoch)."""
+        """Returns the order of the training images in this epoch, a permutation derived from (seed, epoch)."""
         epoch = self.epoch if self.trainer is None else self.trainer.current_epoch
         if getattr(self.trainer, "overfit_batches", 0):
-            epoch = 0  # a part of an epoch, always the same
+            epoch = 0  # overfit the same part of an epoch every time
         return torch.randperm(len(self._train), generator=generator(self.seed, "order", epoch))
 
     @property
     def next_batch(self) -> int:
-        """Number of the epoch's batch that comes next: above 0 where a run goes on inside an epoch."""
+        """Index of the epoch's next batch; above 0 if a run is resumed within an epoch."""
         return 0 if self.trainer is None else int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
 
     def on_after_batch_transfer(self, batch: Batch | Tensor, dataloader_idx: int) -> Batch | Tensor:
-        """Augments a batch where the trainer trains, and normalises it; the step is that of the trainer."""
-        if isinstance(batch, Tensor):  # the example of Lightning's model summary
+        """Normalises a batch, after augmentation by (seed, step) in training."""
+        if isinstance(batch, Tensor):  # the example input of Lightning's model summary
             return batch
         images, labels = batch
         if self.trainer is None:
             return self.normalise(images), labels
         if self.trainer.training:
-            # counts batches, not optimizer steps, so that accumulated batches differ; this one is not counted in yet
+            # counts batches, not optimizer steps, so that accumulated batches differ; this batch is not counted yet
             images = self.augment(images, self.trainer.fit_loop.epoch_loop.total_batch_idx + 1)
-        # Lightning converts a batch to the precision of e.g. bf16-true before this hook, when it still is uint8
+        # Lightning converts a batch to the precision of e.g. bf16-true before this hook, while it is still uint8
         return self.trainer.precision_plugin.convert_input(self.normalise(images)), labels
 
     def augment(self, images: Tensor, step: int) -> Tensor:
@@ -257,5 +263,5 @@ class ImageData(LightningDataModule):
         return random_flip(images, draws) if self.flip else images
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Returns ``(images / 255 - mean) / deviation`` by channel of the training part, float32."""
+        """Returns ``(images / 255 - mean) / deviation`` per channel of the training part, float32."""
         return images.float().sub_(self._mean).div_(self._deviation)

@@ -1,4 +1,4 @@
-"""Sources of images by name: found, decoded once, cached on disk and in the process."""
+"""Data sets by name: located, decoded once, cached on disk and in the process."""
 
 import logging
 import os
@@ -11,35 +11,40 @@ import numpy as np
 from vitpos.data import cache, cifar, folder
 from vitpos.data.images import Images, Raw, Split, canonical, say
 from vitpos.errors import VitposError, unknown
+from vitpos.paths import cache as cache_folder
 from vitpos.paths import expand
 
 __all__ = ["SOURCES", "Images", "Split", "load"]
 
 SOURCES = ("cifar10", "cifar100", "digits", "folder")
+# Names a file of `lent_file`, which then stands for every name and root: for a worker on a machine without the data.
+LENT = "VITPOS_LENT_DATA"
 _log = logging.getLogger(__name__)
 
 
 def load(name: str, root: str | Path | None = None, *, download: bool = False) -> Images:
     """Loads a data set as uint8 tensors in canonical order and split (see `vitpos.data.images.canonical`).
 
-    ``digits`` comes with scikit-learn: 1,797 images of 8x8, 0..16 stretched to 0..255. CIFAR is looked for below the
-    root as the official archive's folder, then as the Hugging Face parquet copy. What was decoded stays in a cache on
-    disk (see `vitpos.data.cache.folder`) and in the process. Images of validation or test that are in training too are
-    logged.
+    ``digits`` is included in scikit-learn: 1,797 images of 8x8, scaled from 0..16 to 0..255. CIFAR is searched below
+    the root, first in the official archive's folder, then in the Hugging Face parquet copy. Decoded images are cached
+    on disk (see `vitpos.data.cache.folder`) and in the process. A warning is logged if validation or test images are
+    also in training.
 
     Args:
         name: ``cifar10``, ``cifar100``, ``digits`` or ``folder``.
-        root: Where the data lies; ``$VITPOS_DATA``, else ``./data``, where not given. ``folder`` needs it.
-        download: Whether CIFAR may be downloaded into the root where it is not there.
+        root: Folder with the data; default ``$VITPOS_DATA``, else ``./data``. Required for ``folder``.
+        download: Whether CIFAR may be downloaded into the root if it is missing.
 
     Returns:
-        The data set. It is shared with other callers in the process, so it must not be written to.
+        The data set. It is shared with other callers in the process and must not be modified.
 
     Raises:
-        VitposError: The name is unknown, or data is missing, damaged or foreign, or all images are one colour.
+        VitposError: The name is unknown, data is missing, damaged or of another format, or all images are one colour.
     """
     if name not in SOURCES:
         raise unknown("data set", name, SOURCES)
+    if lent := os.environ.get(LENT):
+        return _lent(Path(lent))
     if name == "digits":
         return _digits()
     if name == "folder":
@@ -51,7 +56,7 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     return _prepare(name, files, decode)
 
 
-_memo: dict[str, tuple[str, Images]] = {}  # of each name the last one loaded, with its stamp
+_memo: dict[str, tuple[str, Images]] = {}  # stamp and images last loaded, by name
 
 
 def _prepare(name: str, files: tuple[Path, ...], decode: Callable[[], Raw]) -> Images:
@@ -64,15 +69,38 @@ def _prepare(name: str, files: tuple[Path, ...], decode: Callable[[], Raw]) -> I
         _log.info("%s: decoding %d files once, for the cache %s", name, len(files), path)
         images = canonical(name, decode())
         if all(channel.min() == channel.max() for channel in images.train.images.unbind(1)):
-            raise VitposError(f"{name}: all training images are one and the same colour; there is nothing to learn")
+            raise VitposError(f"{name}: all training images are the same single colour; there is nothing to learn")
         cache.write(path, stamp, images)
     if any(images.repeated):
         val, test = images.repeated
         say(
-            f"{name}: pixel for pixel, {val} of {len(images.val)} validation images are among the training images too, "
-            f"and {test} of {len(images.test)} test images among those of training or validation"
+            f"{name}: pixel for pixel, {val} of {len(images.val)} validation images are also training images, and "
+            f"{test} of {len(images.test)} test images are also training or validation images"
         )
     _memo[name] = (stamp, images)
+    return images
+
+
+def lent_file(fingerprint: str) -> Path:
+    """Names the file of the cache for a data set that this machine lacks and was lent."""
+    return cache_folder() / f"lent-{fingerprint}.npz"
+
+
+def has_lent(fingerprint: str) -> bool:
+    """Tells whether the file of `lent_file` is there and whole."""
+    return cache.read(lent_file(fingerprint), fingerprint) is not None
+
+
+def keep_lent(images: Images) -> None:
+    """Writes the file of `lent_file`; logs where that cannot be done, as every write to the cache."""
+    cache.write(lent_file(images.fingerprint), images.fingerprint, images)
+
+
+@lru_cache(maxsize=1)
+def _lent(path: Path) -> Images:
+    images = cache.read(path, path.stem.removeprefix("lent-"))
+    if images is None:
+        raise VitposError(f"the data set that was lent to this machine is not in {path} any more; start the run again")
     return images
 
 

@@ -1,4 +1,4 @@
-"""One picture of a scheme: what it adds to tokens, what it makes of the logits by offset, how it answers an impulse."""
+"""A figure of a scheme: what it adds to tokens, its logits by offset, its response to an impulse."""
 
 import math
 import textwrap
@@ -18,30 +18,30 @@ from vitpos import style
 from vitpos.portraits import probes
 from vitpos.positions import PositionEmbedding
 
-_WIDTH = 8.0  # inches, as all figures
-_GREY = "#8A8A8A"  # between maps, and what is hidden: no colour of the scales
-_COLUMNS, _HEADS = 6, 12  # most maps side by side, and most heads drawn
+_WIDTH = 8.0  # inches, like all figures
+_GREY = "#8A8A8A"  # between maps, and for masked values: not a colour of the scales
+_COLUMNS, _HEADS = 6, 12  # maximum number of maps side by side, and of heads
 
-Panel = tuple[float, Callable[[SubFigure], None]]  # its height in inches, and what draws it
+Panel = tuple[float, Callable[[SubFigure], None]]  # height in inches, drawing function
 Box = tuple[float, float, float, float]  # left, right, bottom, top
-Row = tuple[str, Tensor, Sequence[str]]  # a name, maps (n, height, width), their names
+Row = tuple[str, Tensor, Sequence[str]]  # name, maps (n, height, width), names of the maps
 
 
 def draw(scheme: PositionEmbedding, name: str, path: Path) -> bool:
-    """Draws a scheme as it is, on the grid of its geometry, and writes a PNG of 1200 pixels of width, an SVG beside it.
+    """Draws a scheme on the grid of its geometry; writes a PNG of 1200 pixels width and an SVG.
 
-    For each thing that it does (see `probes.kinds`) there is a part: the similarities, power, norms and spectrum of a
-    table; the logits by the offset of the key from the query; the answer to an impulse. Where blocks differ, the first,
-    the middle and the last that it acts in are drawn. Where it starts as the identity, its parameters are drawn from
-    N(0, 1) instead, and the title says so.
+    There is a part for each kind of effect (see `probes.kinds`): similarities, power, norms and spectrum of a table;
+    logits by the offset from query to key; the response to an impulse. If blocks differ, the first, middle and last one
+    with an effect are drawn. If the scheme starts as the identity, its parameters are drawn from N(0, 1) instead, and
+    the title says so.
 
     Args:
         scheme: The scheme, on the CPU.
-        name: What it is called in the title.
-        path: The file, overwritten.
+        name: Its name in the title.
+        path: The PNG file, overwritten.
 
     Returns:
-        Whether there was anything to draw; else no file is written.
+        False if there is nothing to draw; then no file is written.
     """
     panels = [panel for kind, layers in probes.kinds(scheme).items() for panel in _part(scheme, kind, layers)]
     if not panels:
@@ -62,12 +62,12 @@ def draw(scheme: PositionEmbedding, name: str, path: Path) -> bool:
 
 
 def _part(scheme: PositionEmbedding, kind: str, layers: list[int]) -> list[Panel]:
-    """Lays out what a scheme does of one kind: its panels, from top to bottom."""
+    """Returns the panels of one kind of effect, from top to bottom."""
     note, grid = "", scheme.geometry.grid
     effects = [probes.effect(scheme, kind, layer) for layer in layers]
     if not any(bool(effect.any()) for effect in effects):
         scheme, note = (
-            probes.stirred(scheme),
+            probes.randomized(scheme),
             " (it starts as the identity: drawn with parameters from N(0,\N{NO-BREAK SPACE}1))",
         )
         effects = [probes.effect(scheme, kind, layer) for layer in layers]
@@ -99,7 +99,7 @@ def _part(scheme: PositionEmbedding, kind: str, layers: list[int]) -> list[Panel
         return _kernels(lengths, title + note, "length", False)
     pairs = {label: probes.logits(scheme, kind, layer) for layer, label in shown.items()}
     spread = max(_spread(one, grid) for one in pairs.values())
-    if spread > 0.01:  # of float32's rounding some 1e-3 is left
+    if spread > 0.01:  # float32 rounding accounts for about 1e-3
         note = f" (mean over places, which deviate by up to {spread:.0%} of the largest)" + note
     title, unit = "Logit by offset in patches: mean over random queries that equal the key", "mean logit"
     if kind == "relative":
@@ -110,14 +110,14 @@ def _part(scheme: PositionEmbedding, kind: str, layers: list[int]) -> list[Panel
 
 
 def _spread(pairs: Tensor, grid: tuple[int, int]) -> float:
-    """Computes the largest deviation among pairs of the same offset, as a share of the largest value."""
+    """Returns the largest standard deviation among pairs of the same offset, relative to the largest value."""
     finite = pairs.double().masked_fill(~pairs.isfinite(), 0)
     mean, square = probes.by_offset(finite, grid), probes.by_offset(finite.square(), grid)
     return float((square - mean.square()).clamp(min=0).max().sqrt() / finite.abs().max().clamp(min=1e-30))
 
 
 def _tables(tables: Mapping[str, Tensor], grid: tuple[int, int], note: str) -> list[Panel]:
-    """Lays out the similarities and spectra of the tables of some blocks, and power and norms of the first."""
+    """Returns panels with similarities and spectra of the tables of some blocks, and power and norms of the first."""
     count, ratio = len(tables), grid[0] / grid[1]
     block, first = next(iter(tables.items()))
 
@@ -154,7 +154,7 @@ def _tables(tables: Mapping[str, Tensor], grid: tuple[int, int], note: str) -> l
 
 
 def _spectra(axes: Axes, tables: Mapping[str, Tensor]) -> None:
-    """Draws the variance of each principal component of some tables, a line a block."""
+    """Draws the variance of the principal components of some tables, one line per block."""
     for line, (block, table) in zip(("-", "--", ":"), tables.items(), strict=False):
         values = torch.linalg.svdvals((table - table.mean(0)).double()).square()
         share = values / values.sum().clamp(min=1e-30)
@@ -170,7 +170,7 @@ def _spectra(axes: Axes, tables: Mapping[str, Tensor]) -> None:
 
 
 def _mosaic(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Lays the similarities out, in [-1, 1] with NaN between the maps."""
+    """Returns the similarities as a mosaic in [-1, 1], with NaN between the maps."""
     mosaic = 2 * probes.mosaic(probes.similarity(table), grid) - 1
     mosaic[grid[0] :: grid[0] + 1] = math.nan
     mosaic[:, grid[1] :: grid[1] + 1] = math.nan
@@ -178,7 +178,7 @@ def _mosaic(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _number(axes: Axes, grid: tuple[int, int]) -> None:
-    """Numbers the maps of a mosaic by row and column, leaving out labels that would touch."""
+    """Labels the maps of a mosaic by row and column, skipping labels that would overlap."""
     for axis, side, name in ((axes.yaxis, grid[0], "row"), (axes.xaxis, grid[1], "column")):
         shown = range(0, side, -(-side // 8))
         axis.set_ticks([i * (side + 1) + (side - 1) / 2 for i in shown], [str(i) for i in shown])
@@ -186,19 +186,19 @@ def _number(axes: Axes, grid: tuple[int, int]) -> None:
 
 
 def _box(grid: tuple[int, int]) -> Box:
-    """Gives the edges of a map whose middle, row R // 2 and column C // 2, is at 0."""
+    """Returns the extent of a map whose centre, row R // 2 and column C // 2, is at 0."""
     (rows, columns), (above, before) = grid, (grid[0] // 2, grid[1] // 2)
     return (-before - 0.5, columns - before - 0.5, rows - above - 0.5, -above - 0.5)
 
 
 def _kernels(kernels: Mapping[str, Tensor], title: str, unit: str, diverging: bool) -> list[Panel]:
-    """Lays out maps by block and head, and below them the profiles of the first block along row and column.
+    """Returns maps by block and head, and below them the profiles of the first block along row and column.
 
     Args:
-        kernels: By the name of the block, (heads, 2R - 1, 2C - 1).
-        title: What they are.
-        unit: What a value is.
-        diverging: Whether a value has a sign.
+        kernels: (heads, 2R - 1, 2C - 1) by name of the block.
+        title: Title.
+        unit: Label of the values.
+        diverging: Whether values are signed.
     """
     heads = len(next(iter(kernels.values())))
     chosen = [round(float(head)) for head in np.linspace(0, heads - 1, min(heads, _HEADS))]
@@ -229,7 +229,7 @@ def _kernels(kernels: Mapping[str, Tensor], title: str, unit: str, diverging: bo
 
 
 def _maps(rows: Sequence[Row], title: str, unit: str, diverging: bool) -> Panel:
-    """Lays out maps of offsets, all on one scale."""
+    """Returns a panel of maps by offset, on a common scale."""
     maps = torch.cat([maps for _, maps, _ in rows])
     hidden = bool(maps.isinf().any())
     low, high = (float(edge) for edge in maps[maps.isfinite()].aminmax())
@@ -266,7 +266,7 @@ def _maps(rows: Sequence[Row], title: str, unit: str, diverging: bool) -> Panel:
 
 
 def _profiles(kernel: Tensor, names: Sequence[str], block: str, unit: str) -> Panel:
-    """Lays out what keys in the query's own row and in its own column get, a line a head."""
+    """Returns a panel of profiles along the row and the column through offset 0."""
     height, width = kernel.shape[1:]
 
     def panel(part: SubFigure) -> None:
@@ -292,7 +292,7 @@ def _profiles(kernel: Tensor, names: Sequence[str], block: str, unit: str) -> Pa
 
 
 def _responses(responses: Mapping[str, tuple[Tensor, Tensor]], note: str) -> list[Panel]:
-    """Lays out, by block, the answer to a patch of ones, as a whole and in two channels, and to ones everywhere."""
+    """Returns a panel of responses by block: to a patch of ones (total and two channels) and to ones everywhere."""
     impulses = {block: impulse for block, (impulse, _) in responses.items()}
     (rows, columns), count = next(iter(impulses.values())).shape[1:], len(responses)
     top, box = max(float(impulse[:2].abs().max()) for impulse in impulses.values()), _box((rows, columns))
@@ -329,7 +329,7 @@ def _map(
     colours: str,
     box: Box | None = None,
 ) -> AxesImage:
-    """Draws a map on grey, with whole numbers at its axes."""
+    """Draws a map on grey, with integer tick labels."""
     axes.set_facecolor(_GREY)
     axes.spines[:].set_visible(False)
     axes.tick_params(labelsize=9)

@@ -1,4 +1,4 @@
-"""What a scheme knows about positions, read off the module itself."""
+"""Measuring the effect of a scheme by calling its hooks."""
 
 import copy
 import itertools
@@ -20,7 +20,7 @@ FAMILIES = {
 
 
 def table(scheme: PositionEmbedding, grid: tuple[int, int], layer: int = 0) -> torch.Tensor | None:
-    """Reads the vectors that a scheme adds to the patch tokens at a block, the first one by default.
+    """Returns the vectors that a scheme adds to the patch tokens at a block.
 
     Args:
         scheme: Any scheme.
@@ -39,20 +39,20 @@ def table(scheme: PositionEmbedding, grid: tuple[int, int], layer: int = 0) -> t
 
 
 def similarity(vectors: torch.Tensor) -> torch.Tensor:
-    """Computes the cosine similarity of every two positions, (N, N) from (N, embed_dim) (ViT paper, figure 7)."""
+    """Returns the cosine similarities of all positions, (N, N) from (N, embed_dim) (ViT paper, figure 7)."""
     unit = torch.nn.functional.normalize(vectors, dim=1)
     return unit @ unit.T
 
 
 def mosaic(matrix: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Lays a similarity matrix (N, N) out as a picture: one map of the grid per position, at its place in the grid.
+    """Arranges similarities (N, N) as a picture: one map of the grid per position, at its place in the grid.
 
     Args:
         matrix: Cosine similarities in [-1, 1].
         grid: Rows R and columns C of patches, N = R * C.
 
     Returns:
-        (R * (R + 1) - 1, C * (C + 1) - 1) grey values in [0, 1], maps a pixel apart.
+        (R * (R + 1) - 1, C * (C + 1) - 1) grey values in [0, 1], with a line of one pixel between maps.
     """
     rows, columns = grid
     maps = (matrix.reshape(rows, columns, rows, columns) + 1) / 2
@@ -61,23 +61,23 @@ def mosaic(matrix: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 
 
 def power(vectors: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Computes the 2-D Fourier power of a table over the grid, as shares of its total without the mean.
+    """Returns the 2-D Fourier power of a table over the grid, as shares of the total without the mean.
 
     Args:
         vectors: A table, (R * C, embed_dim).
         grid: Rows R and columns C.
 
     Returns:
-        (R, C), summed over channels; frequency 0 at row R // 2, column C // 2, where it is 0.
+        (R, C), summed over channels; frequency 0 is at row R // 2, column C // 2, with power 0.
     """
     waves = torch.fft.fft2((vectors - vectors.mean(0)).T.double().reshape(-1, *grid))
     total = waves.abs().square().sum(0)
-    total[0, 0] = 0  # rounding only
+    total[0, 0] = 0  # is only rounding error
     shifted: torch.Tensor = torch.fft.fftshift(total / total.sum().clamp(min=1e-30))
     return shifted
 
 
-# Seeds below are not 0: a scheme drawn with the same seed would have the same numbers in its table as a query has.
+# Seeds other than 0: a scheme initialised with seed 0 would have the same numbers in its table as the queries.
 def inputs(scheme: PositionEmbedding, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Draws tokens (batch, N, embed_dim) and queries and keys (batch, heads, N, head_dim) from N(0, 1), seed 1."""
     own = scheme.geometry
@@ -88,8 +88,8 @@ def inputs(scheme: PositionEmbedding, batch: int) -> tuple[torch.Tensor, torch.T
     return x, q, k
 
 
-def stirred(scheme: PositionEmbedding) -> PositionEmbedding:
-    """Copies a scheme and draws its parameters from N(0, 1), seed 2: one that starts as the identity then acts."""
+def randomized(scheme: PositionEmbedding) -> PositionEmbedding:
+    """Returns a copy with parameters from N(0, 1), seed 2: a scheme that starts as the identity then has an effect."""
     scheme, generator = copy.deepcopy(scheme), torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in scheme.parameters():
@@ -99,20 +99,20 @@ def stirred(scheme: PositionEmbedding) -> PositionEmbedding:
 
 @torch.no_grad()
 def kinds(scheme: PositionEmbedding) -> dict[str, list[int]]:
-    """Finds out what a scheme does, by trying it.
+    """Detects by trial what a scheme does.
 
-    Parameters are `stirred`, so that a scheme that starts as the identity is not taken for ``none``.
+    Parameters are `randomized`, so that a scheme that starts as the identity is not mistaken for ``none``.
 
     Args:
         scheme: Any scheme, on the CPU.
 
     Returns:
-        The blocks in which it acts, by what it does, in the order of `FAMILIES`: adds vectors to the tokens
-        (``absolute``), adds what depends on the tokens (``conditional``), turns queries and keys (``rotary``), adds a
-        bias to the logits (``relative``), one that depends on queries or keys (``contextual``), changes the ``weights``
+        The blocks with an effect, by kind, in the order of `FAMILIES`: adds vectors to the tokens (``absolute``), adds
+        vectors that depend on the tokens (``conditional``), rotates queries and keys (``rotary``), adds a bias to the
+        logits (``relative``), adds a bias that depends on queries or keys (``contextual``), changes the ``weights``
         after the softmax, acts on the ``values``.
     """
-    scheme, grid = stirred(scheme), scheme.geometry.grid
+    scheme, grid = randomized(scheme), scheme.geometry.grid
     x, q, k = inputs(scheme, 2)
     found: dict[str, list[int]] = {kind: [] for kind in FAMILIES}
     for layer in range(scheme.geometry.depth):
@@ -138,15 +138,15 @@ def kinds(scheme: PositionEmbedding) -> dict[str, list[int]]:
 
 @torch.no_grad()
 def effect(scheme: PositionEmbedding, kind: str, layer: int) -> torch.Tensor:
-    """Gives what a scheme changes in a block, for one random input: zeros where it is the identity.
+    """Returns the change that a scheme makes in a block, for one random input: zeros if it is the identity.
 
     Args:
         scheme: Any scheme.
-        kind: One of those that `kinds` finds.
+        kind: A kind found by `kinds`.
         layer: Index of the block.
 
     Returns:
-        The change of tokens or queries, the bias, or what the values gain; of the shape that the hook has.
+        The change of tokens or queries, the bias, or the term added to the output, in the shape of the hook.
     """
     grid, (x, q, k) = scheme.geometry.grid, inputs(scheme, 1)
     if kind in ("absolute", "conditional"):
@@ -163,7 +163,7 @@ def effect(scheme: PositionEmbedding, kind: str, layer: int) -> torch.Tensor:
 
 
 def by_offset(pairs: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Takes the mean over all pairs of patches with the same offset.
+    """Averages over all pairs of patches with the same offset.
 
     Args:
         pairs: (..., N, N) of query and key, N = R * C.
@@ -185,10 +185,10 @@ def by_offset(pairs: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 
 @torch.no_grad()
 def logits(scheme: PositionEmbedding, kind: str, layer: int) -> torch.Tensor:
-    """Computes what a scheme of ``rotary``, ``relative`` or ``weights`` makes of each pair of patches, (heads, N, N).
+    """Returns the effect of a ``rotary``, ``relative`` or ``weights`` scheme on each pair of patches, (heads, N, N).
 
-    A relative one: its bias. One that changes weights: what it makes of equal ones. A rotary one: the mean of
-    ``q k^T / sqrt(head_dim)`` over queries q = k from N(0, 1), which the unit vectors e give exactly: the sum of
+    Relative: its bias. Weights: the weights that it returns for uniform ones. Rotary: the mean of
+    ``q k^T / sqrt(head_dim)`` over queries q = k from N(0, 1), computed exactly with unit vectors e as the sum of
     ``rotate(e)_i . rotate(e)_j / sqrt(head_dim)``.
     """
     own = scheme.geometry
@@ -206,7 +206,7 @@ def logits(scheme: PositionEmbedding, kind: str, layer: int) -> torch.Tensor:
 
 @torch.no_grad()
 def contextual(scheme: PositionEmbedding, layer: int, draws: int = 256) -> torch.Tensor:
-    """Computes the bias of random queries and keys from N(0, 1) by offset, each held at all places and in all heads.
+    """Returns biases by offset for queries and keys from N(0, 1), each the same at all positions and in all heads.
 
     Returns:
         (draws, heads, 2R - 1, 2C - 1), seed 1.
@@ -214,7 +214,7 @@ def contextual(scheme: PositionEmbedding, layer: int, draws: int = 256) -> torch
     own = scheme.geometry
     patches, generator = own.grid[0] * own.grid[1], torch.Generator().manual_seed(1)
     found = []
-    for _ in range(0, draws, 32):  # not at once, for each is (heads, N, N)
+    for _ in range(0, draws, 32):  # in chunks, because each bias is (heads, N, N)
         drawn = torch.randn(2, 32, 1, 1, own.head_dim, generator=generator)
         q, k = drawn.expand(-1, -1, own.num_heads, patches, -1)
         bias = scheme.bias(q, k, own.grid, layer)
@@ -224,7 +224,7 @@ def contextual(scheme: PositionEmbedding, layer: int, draws: int = 256) -> torch
 
 @torch.no_grad()
 def value_lengths(scheme: PositionEmbedding, layer: int) -> torch.Tensor:
-    """Computes by offset how long a vector a query gains that attends to one key alone, (heads, 2R - 1, 2C - 1)."""
+    """Returns, by offset, the length of the vector added for attention to a single key, (heads, 2R - 1, 2C - 1)."""
     own = scheme.geometry
     patches = own.grid[0] * own.grid[1]
     one_key = torch.eye(patches)[:, None, None].expand(-1, own.num_heads, patches, -1)
@@ -234,11 +234,11 @@ def value_lengths(scheme: PositionEmbedding, layer: int) -> torch.Tensor:
 
 @torch.no_grad()
 def response(scheme: PositionEmbedding, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes what a ``conditional`` scheme adds to two inputs, each with what it adds to zeros taken off.
+    """Returns the terms that a ``conditional`` scheme adds to two inputs, minus those for zeros.
 
     Returns:
-        For a patch of ones in the middle, row R // 2 and column C // 2, among zeros; and for ones everywhere. Both
-        (embed_dim, R, C).
+        For a patch of ones at row R // 2 and column C // 2 among zeros, and for ones everywhere; both (embed_dim, R,
+        C).
     """
     rows, columns = scheme.geometry.grid
     x = torch.zeros(3, rows, columns, scheme.geometry.embed_dim)

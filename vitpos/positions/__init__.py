@@ -1,4 +1,4 @@
-"""Position schemes: one family a file, all behind the hooks of `vitpos.positions.base`. Needs torch only."""
+"""Position schemes, one family per file, all behind the hooks of `vitpos.positions.base`. Depends on torch only."""
 
 import importlib
 import pkgutil
@@ -31,5 +31,5 @@ __all__ = [
     "registered",
 ]
 
-for _module in pkgutil.iter_modules(__path__):  # every file here registers its schemes
+for _module in pkgutil.iter_modules(__path__):  # importing a file registers its schemes
     importlib.import_module(f"{__name__}.{_module.name}")

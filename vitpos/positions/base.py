@@ -1,4 +1,4 @@
-"""A registry of the names of schemes, building one from its text, and checks of options."""
+"""The scheme registry, building schemes from text, and validators for options."""
 
 import inspect
 import math
@@ -11,8 +11,8 @@ from vitpos.positions.scheme import Geometry as Geometry
 from vitpos.positions.scheme import Grid as Grid
 from vitpos.positions.scheme import PositionEmbedding as PositionEmbedding
 from vitpos.positions.scheme import Sum as Sum
-from vitpos.positions.scheme import apart as apart
 from vitpos.positions.scheme import constructor_options
+from vitpos.positions.scheme import isolated_init as isolated_init
 from vitpos.positions.scheme import parts as parts
 from vitpos.positions.text import parse as parse
 
@@ -21,25 +21,24 @@ _registry: dict[str, type[PositionEmbedding]] = {"none": PositionEmbedding}
 
 
 def register(name: str) -> Callable[[Scheme], Scheme]:
-    """Makes the decorator that registers a class of `PositionEmbedding` under a name.
+    """Returns a decorator that registers a `PositionEmbedding` subclass under a name.
+
+    The decorator returns the class unchanged except for its attribute ``scheme``.
 
     Args:
-        name: The name in texts such as ``"name(option=value)"``: a Python identifier.
-
-    Returns:
-        The decorator; it returns the class unchanged but for its attribute ``scheme``.
+        name: The name in texts such as ``"name(option=value)"``; a Python identifier.
 
     Raises:
-        VitposError: The name is no identifier or is taken, the class is no `PositionEmbedding`, or an argument of its
-            constructor besides `geometry` is not keyword-only with a default.
+        VitposError: The name is not an identifier or is taken, the class is not a `PositionEmbedding`, or a constructor
+            argument other than `geometry` is not keyword-only with a default.
     """
 
     def decorate(cls: Scheme) -> Scheme:
         if not name.isidentifier():
             raise VitposError(f"position scheme name {name!r} is not an identifier (letters, digits, _)")
-        _serviceable(name, cls)
+        _validated(name, cls)
         old = _registry.get(name)
-        # The same class defined again (a notebook cell run twice) replaces itself.
+        # A class defined again (e.g. a notebook cell run twice) replaces itself.
         if old is not None and (old.__module__, old.__qualname__) != (cls.__module__, cls.__qualname__):
             raise VitposError(f"position scheme {name!r} is already registered by {old.__module__}.{old.__qualname__}")
         cls.scheme = name
@@ -53,8 +52,8 @@ def _is_scheme(value: object) -> TypeGuard[type[PositionEmbedding]]:
     return inspect.isclass(value) and issubclass(value, PositionEmbedding)
 
 
-def _serviceable(name: str, cls: object) -> type[PositionEmbedding]:
-    """Raises a VitposError where no text could build the class; else returns it."""
+def _validated(name: str, cls: object) -> type[PositionEmbedding]:
+    """Returns the class, or raises a VitposError if it cannot be built from a text."""
     if not _is_scheme(cls):
         raise VitposError(f"position scheme {name!r}: {cls!r} is not a class of vitpos.PositionEmbedding")
     for option in constructor_options(cls):
@@ -64,26 +63,26 @@ def _serviceable(name: str, cls: object) -> type[PositionEmbedding]:
 
 
 def available() -> list[str]:
-    """Lists the names of all schemes, sorted: those registered, and those of installed packages."""
+    """Returns the sorted names of all schemes: registered ones and those of installed packages."""
     return sorted({*_registry, *texts.installed().names})
 
 
 def registered() -> set[str]:
-    """Names the schemes that are here already, so that asking for one imports nothing."""
+    """Returns the names of schemes that are already imported; unlike `available`, searches no packages."""
     return set(_registry)
 
 
 def find(name: str) -> type[PositionEmbedding]:
-    """Finds the class of a scheme: one that is registered, in a file, or an entry point of an installed package.
+    """Returns the class of a scheme: registered, from a file, or an entry point of an installed package.
 
-    In that order, so an entry point cannot take the place of a scheme of vitpos.
+    They are tried in this order, so an entry point cannot replace a scheme of vitpos.
 
     Args:
-        name: A name as `parse` reads it.
+        name: A name as returned by `parse`.
 
     Raises:
-        VitposError: No scheme has this name, the file or the entry point cannot be imported, or the class cannot be
-            built from a text: see `register`.
+        VitposError: No such scheme, its file or entry point cannot be imported, or the class cannot be built from a
+            text (see `register`).
     """
     if name in _registry:
         return _registry[name]
@@ -94,8 +93,8 @@ def find(name: str) -> type[PositionEmbedding]:
                 key for key, value in vars(module).items() if _is_scheme(value) and value.__module__ == module.__name__
             ]
             raise unknown(f"scheme in {inside[0]}:", inside[1], own)
-        cls = _serviceable(name, vars(module)[inside[1]])
-        if "scheme" not in vars(cls):  # what messages call it, where no decorator says so
+        cls = _validated(name, vars(module)[inside[1]])
+        if "scheme" not in vars(cls):  # without a decorator; error messages need a name
             cls.scheme = inside[1]
         return cls
     points = list(texts.installed().select(name=name))
@@ -116,11 +115,7 @@ def find(name: str) -> type[PositionEmbedding]:
 
 
 def options(name: str) -> dict[str, object]:
-    """Gives the options of a scheme with their defaults.
-
-    Raises:
-        VitposError: As for `find`.
-    """
+    """Returns the options of a scheme with their defaults; raises like `find`."""
     return {option.name: option.default for option in constructor_options(find(name))}
 
 
@@ -128,16 +123,13 @@ def build(scheme: str | PositionEmbedding, geometry: Geometry) -> PositionEmbedd
     """Builds a scheme from its text.
 
     Args:
-        scheme: ``"name"``, ``"name(option=value, ...)"``, or a sum of those, ``"a+b"``. Values are Python literals.
-            In place of a name, ``"file.py:Class"`` is a class of that file. An instance is returned unchanged.
-        geometry: The host's.
-
-    Returns:
-        The scheme.
+        scheme: ``"name"``, ``"name(option=value, ...)"`` with Python literals as values, or a sum ``"a+b"``.
+            ``"file.py:Class"`` in place of a name is a class in that file. An instance is returned unchanged.
+        geometry: Sizes of the model.
 
     Raises:
-        VitposError: The text cannot be read, a scheme or an option is unknown, a value is not allowed, or the instance
-            was made for another geometry.
+        VitposError: The text cannot be parsed, a scheme or option is unknown, a value is not allowed, or the instance
+            was built for another geometry.
     """
     if isinstance(scheme, PositionEmbedding):
         if scheme.geometry != geometry:
@@ -150,10 +142,10 @@ def build(scheme: str | PositionEmbedding, geometry: Geometry) -> PositionEmbedd
 
 
 def check(text: str) -> list[tuple[str, dict[str, object]]]:
-    """Reads the text of a scheme as `parse` does, and makes sure that its schemes and their options exist.
+    """Parses the text of a scheme like `parse` and checks that its schemes and options exist.
 
     Raises:
-        VitposError: The text cannot be read, an option is unknown, or as for `find`.
+        VitposError: The text cannot be parsed, an option is unknown, or `find` fails.
     """
     parts = parse(text)
     for name, given in parts:
@@ -164,56 +156,39 @@ def check(text: str) -> list[tuple[str, dict[str, object]]]:
     return parts
 
 
-def positive(scheme: str, option: str, value: object) -> float:
-    """Checks an option that must be a finite number above 0.
+# Validators: each returns the value or raises a VitposError with the scheme, the option, the value and what is allowed.
 
-    Raises:
-        VitposError: It is not.
-    """
+
+def positive(scheme: str, option: str, value: object) -> float:
+    """Validates a finite number above 0."""
     if not _finite(value) or value <= 0:
         raise VitposError(f"position scheme {scheme!r}: {option}={value!r} must be a finite number above 0")
     return float(value)
 
 
 def not_negative(scheme: str, option: str, value: object) -> float:
-    """Checks an option that must be a finite number, 0 or above.
-
-    Raises:
-        VitposError: It is not.
-    """
+    """Validates a finite number of at least 0."""
     if not _finite(value) or value < 0:
         raise VitposError(f"position scheme {scheme!r}: {option}={value!r} must be a finite number of at least 0")
     return float(value)
 
 
 def count(scheme: str, option: str, value: object, least: int = 1) -> int:
-    """Checks an option that must be a whole number of at least `least`.
-
-    Raises:
-        VitposError: It is not.
-    """
+    """Validates an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise VitposError(f"position scheme {scheme!r}: {option}={value!r} must be a whole number of at least {least}")
     return value
 
 
 def flag(scheme: str, option: str, value: object) -> bool:
-    """Checks an option that must be True or False.
-
-    Raises:
-        VitposError: It is not.
-    """
+    """Validates True or False."""
     if not isinstance(value, bool):
         raise VitposError(f"position scheme {scheme!r}: {option}={value!r} must be True or False")
     return value
 
 
 def choice(scheme: str, option: str, value: object, allowed: Iterable[str]) -> str:
-    """Checks an option that must be one of some words.
-
-    Raises:
-        VitposError: It is not.
-    """
+    """Validates one of several words."""
     if not isinstance(value, str) or value not in (allowed := list(allowed)):
         raise unknown(f"{option} of position scheme {scheme!r}:", str(value), allowed)
     return value

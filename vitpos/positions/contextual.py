@@ -1,4 +1,4 @@
-"""Relative positions that the content weighs: vectors of offsets, times queries, keys or attention weights."""
+"""Contextual relative positions: learned vectors of offsets, multiplied with queries, keys or attention weights."""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,25 +20,33 @@ from vitpos.positions.base import (
     register,
 )
 
-Places = tuple[Tensor, Tensor | None]
+Index = tuple[Tensor, Tensor | None]
 
 
 class Contextual(PositionEmbedding, ABC):
-    """Gives every offset between two patches a learned vector of head_dim channels, and lets the content weigh it.
+    """Base class: every offset between two patches has a learned vector of head_dim channels, weighted by the content.
 
-    With d = head_dim, query i, key j, attention a and r of `on`'s parts, each with vectors of its own:
+    With d = head_dim, query i, key j, attention a, and a separate r for each letter of `on`:
 
     - ``"k"`` adds ``q_i . r^K[i, j] / sqrt(d)`` to the logits,
     - ``"q"`` adds ``k_j . r^Q[j, i] / sqrt(d)`` to the logits,
-    - ``"v"`` adds ``sum_j a[i, j] r^V[i, j]`` to the head's output, which rules out fused attention.
+    - ``"v"`` adds ``sum_j a[i, j] r^V[i, j]`` to the head's output, which disables fused attention.
 
-    r[i, j] is the vector of a number that depends on the offset alone: either the sum of one of the row's and one of
-    the column's offset, or one of both (`joint`). Every block has its own vectors.
+    r[i, j] depends on the offset only, through its row and column numbers (`numbers`): it is the sum of a vector for
+    each, or one vector for the pair (`joint`). Every block has its own vectors.
 
-    Vectors are gathered, one for each place that a query can meet, and multiplied with the queries; the products of the
-    batch are not, for the backward of that is slower, and on some devices adds in another order every time. Where rows
-    and columns are apart, a query meets rows + columns places, and a product with zeros and ones spreads the results
-    over the keys; where they are joint, it meets N, and the vectors are (N, N, d).
+    The vectors that a query can meet are gathered and multiplied with the queries. The alternative, gathering the
+    products of the batch, has a slower backward, which on some devices also adds in a different order every time. If
+    rows and columns are separate, a query meets rows + columns vectors, and a product with a 0/1 matrix distributes the
+    results to the keys; if they are joint, it meets N, and the vectors take (N, N, d).
+
+    Args:
+        on: One of `words`.
+        words: Allowed values of `on`, made of the letters q, k, v.
+        per_head: Whether each head has its own vectors.
+        std: Initial standard deviation of the vectors.
+        sizes: Count of different numbers for row offsets and for column offsets.
+        joint: Whether each pair of numbers has a vector; otherwise each number has one.
     """
 
     def __init__(
@@ -52,20 +60,6 @@ class Contextual(PositionEmbedding, ABC):
         sizes: Grid,
         joint: bool,
     ) -> None:
-        """Draws the vectors.
-
-        Args:
-            geometry: The host's.
-            on: One of `words`.
-            words: Which parts the scheme may act on: words of the letters q, k, v.
-            per_head: Whether each head has vectors of its own.
-            std: Deviation of the vectors at the start.
-            sizes: How many numbers the offsets of rows, and those of columns, may have.
-            joint: Whether each pair of the two numbers has a vector; otherwise each number has one.
-
-        Raises:
-            VitposError: `on` is another word, `per_head` no truth value, or `std` no finite number from 0.
-        """
         super().__init__(geometry)
         self.on = choice(self.scheme, "on", on, words)
         self.std = not_negative(self.scheme, "std", std)
@@ -77,32 +71,32 @@ class Contextual(PositionEmbedding, ABC):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the vectors anew."""
+        """Re-initialises the vectors."""
         for table in self.tables.values():
             nn.init.normal_(table, std=self.std)
 
     @abstractmethod
     def numbers(self, offsets: Tensor, axis: int) -> Tensor:
-        """Numbers offsets along an axis, in patches, key minus query.
+        """Numbers the offsets along an axis.
 
         Args:
-            offsets: Whole numbers of any shape, int64.
+            offsets: Key minus query in patches, int64, any shape.
             axis: 0 for rows, 1 for columns.
 
         Returns:
-            Numbers from 0 to below ``sizes[axis]``, int64, of the same shape.
+            Numbers in [0, ``sizes[axis]``), int64, same shape.
         """
 
-    def prepare(self, grid: Grid, device: torch.device) -> Places:
-        """Gives `places`. No buffer holds them, for averages of weights round what they find there."""
-        return self.places(grid, device)
+    def prepare(self, grid: Grid, device: torch.device) -> Index:
+        """Returns `index`. Not a buffer: weight averaging would average and round it."""
+        return self.index(grid, device)
 
-    def places(self, grid: Grid, device: torch.device | None = None) -> Places:
-        """Says which vectors each query takes, and how its products with them spread over the keys.
+    def index(self, grid: Grid, device: torch.device | None = None) -> Index:
+        """Returns which vectors each query meets, and how their products are distributed to the keys.
 
         Returns:
-            The index, (N, M): M vectors for each of the N queries. And None if those are the N keys', else the zeros
-            and ones (M, N) that add up, for each key, the products with the vectors of its row and of its column.
+            An index (N, M) of M vectors for each of N queries. And None if these are in the order of the N keys, else a
+            0/1 matrix (M, N) that adds, for each key, the products with the vectors of its row and of its column.
         """
         rows, columns = grid
         sides = [torch.arange(side, device=device) for side in grid]
@@ -114,12 +108,12 @@ class Contextual(PositionEmbedding, ABC):
         of_row = torch.eye(rows, device=device).repeat_interleave(columns, 1)
         return index, torch.cat([of_row, torch.eye(columns, device=device).repeat(1, rows)])
 
-    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Places | None = None) -> Tensor | None:
-        """Gives the products of queries and of keys with the vectors, (B, heads, N, N), or None for ``on="v"``."""
-        places = self.places(grid, q.device) if prepared is None else prepared
-        terms = [self._products("k", q, places, layer)] if "k" in self.on else []
+    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Index | None = None) -> Tensor | None:
+        """Returns the products of queries and keys with the vectors, (B, heads, N, N); None for ``on="v"``."""
+        index = self.index(grid, q.device) if prepared is None else prepared
+        terms = [self._products("k", q, index, layer)] if "k" in self.on else []
         if "q" in self.on:
-            terms.append(self._products("q", k, places, layer).transpose(-2, -1))
+            terms.append(self._products("q", k, index, layer).transpose(-2, -1))
         return sum(terms[1:], terms[0]) if terms else None
 
     @property
@@ -127,44 +121,53 @@ class Contextual(PositionEmbedding, ABC):
         """Whether the scheme acts on the values."""
         return "v" in self.on
 
-    def values(self, attention: Tensor, grid: Grid, layer: int, prepared: Places | None = None) -> Tensor:
-        """Gives the vectors' means under the attention, (B, heads, N, head_dim)."""
-        places = self.places(grid, attention.device) if prepared is None else prepared
-        vectors, spread = self._vectors("v", places, layer, 1.0, attention)
+    def values(self, attention: Tensor, grid: Grid, layer: int, prepared: Index | None = None) -> Tensor:
+        """Returns the attention-weighted means of the vectors, (B, heads, N, head_dim)."""
+        index = self.index(grid, attention.device) if prepared is None else prepared
+        vectors, spread = self._vectors("v", index, layer, 1.0, attention)
         weights = attention if spread is None else attention @ spread.t()
         return torch.einsum("bhim,imhd->bhid", weights, vectors)
 
-    def _products(self, part: str, x: Tensor, places: Places, layer: int) -> Tensor:
-        """Gives ``x_i . r[i, j] / sqrt(d)``, (B, heads, N, N)."""
-        vectors, spread = self._vectors(part, places, layer, 1 / math.sqrt(self.geometry.head_dim), x)
-        products = torch.einsum("bhid,imhd->bhim", x, vectors)
+    def _products(self, part: str, x: Tensor, index: Index, layer: int) -> Tensor:
+        """Returns ``x_i . r[i, j] / sqrt(d)``, (B, heads, N, N)."""
+        vectors, spread = self._vectors(part, index, layer, 1 / math.sqrt(self.geometry.head_dim), x)
+        products = torch.einsum("bhid,imhd->bhim", x, vectors)  # (B, heads, N, M)
         return products if spread is None else products @ spread
 
     def _vectors(
-        self, part: str, places: Places, layer: int, factor: float, like: Tensor
+        self, part: str, index: Index, layer: int, factor: float, like: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Gives the vectors of each query times a factor, (N, M, heads or 1, head_dim), and how they spread."""
-        index, spread = places
+        """Returns the scaled vectors of each query, (N, M, heads or 1, head_dim), and the 0/1 matrix or None."""
+        numbers, spread = index
         table = self.tables[part][layer] * factor
-        # embedding(), for its backward is much faster than that of indexing.
-        vectors = F.embedding(index, table.flatten(1)).view(*index.shape, *table.shape[1:])
+        # The backward of embedding() is much faster than that of indexing.
+        vectors = F.embedding(numbers, table.flatten(1)).view(*numbers.shape, *table.shape[1:])
         return vectors.to(like.dtype), None if spread is None else spread.to(like.dtype)
 
 
 @register("shaw_2d")
 class Shaw2D(Contextual):
-    """A learned vector of the row's offset plus one of the column's, times the query.
+    """A learned vector of the row offset plus one of the column offset, multiplied with the query.
 
-    With d = head_dim, query at (y, x) and key at (y', x'): the logits gain
-    ``q . (rows[clip(y' - y)] + columns[clip(x' - x)]) / sqrt(d)``, and with ``on="kv"`` the output of a head gains the
-    sum of such vectors under its attention. Offsets up to `clip` have a vector each; farther ones, also those of a grid
-    that is larger than that of training, share the last one's.
+    With d = head_dim, query at (y, x) and key at (y', x'), the logits gain
+    ``q . (rows[clip(y' - y)] + columns[clip(x' - x)]) / sqrt(d)``; with ``on="kv"`` the output of a head also gains the
+    attention-weighted sum of such vectors. Each offset up to `clip` has its own vector; larger offsets, including those
+    of a grid larger than the training grid, share the last one.
 
     Source: Shaw et al. 2018 (Self-Attention with Relative Position Representations), equations 3 and 4 with its
-    clipping, once for rows and once for columns, added as in BoTNet (Srinivas et al. 2021, figure 4), which has
-    ``on="k"`` and vectors shared by the heads. Another way to two dimensions is to concatenate vectors of half the
+    clipping, once for rows and once for columns, added as in BoTNet (Srinivas et al. 2021, figure 4), which uses
+    ``on="k"`` and vectors shared by the heads. Another extension to two dimensions concatenates vectors of half the
     width: the special case of this sum where each vector is zero on the other's channels. Class and register tokens
-    have no offset, and no vectors.
+    have no offset and no vectors.
+
+    Args:
+        on: What the vectors are added to: keys (``"k"``, equation 4), values (``"v"``, equation 3), or both (``"kv"``,
+            all of Shaw et al.), each with its own vectors.
+        per_head: Whether each head has its own vectors. Shaw et al. and BoTNet share them among the heads.
+        std: Initial standard deviation of the vectors; None for ``1 / sqrt(head_dim)``, as in BoTNet. 0 starts as the
+            identity.
+        clip: Largest offset with its own vector, in patches (k of Shaw et al.); None for the largest in the training
+            grid.
     """
 
     def __init__(
@@ -176,22 +179,6 @@ class Shaw2D(Contextual):
         std: float | None = None,
         clip: int | None = None,
     ) -> None:
-        """Draws the vectors.
-
-        Args:
-            geometry: The host's.
-            on: What the vectors are added to: keys (``"k"``, equation 4), values (``"v"``, equation 3), or both
-                (``"kv"``, the whole of Shaw et al.), each with vectors of its own.
-            per_head: Whether each head has vectors of its own. Shaw et al. and BoTNet share them among the heads.
-            std: Deviation of the vectors at the start; None for ``1 / sqrt(head_dim)``, as BoTNet. 0 begins as if there
-                were no scheme.
-            clip: The largest offset with a vector of its own, in patches (k of Shaw et al.); None for the largest in
-                the training grid.
-
-        Raises:
-            VitposError: `on` is another word, `per_head` no truth value, `std` no finite number from 0, or `clip` no
-                whole number from 1 to the largest offset of the training grid.
-        """
         rows, columns = geometry.grid
         far = [rows - 1, columns - 1] if clip is None else [count(self.scheme, "clip", clip)] * 2
         if clip is not None and clip > max(rows, columns) - 1:
@@ -206,11 +193,11 @@ class Shaw2D(Contextual):
         super().__init__(geometry, on=on, words=words, per_head=per_head, std=std, sizes=sizes, joint=False)
 
     def numbers(self, offsets: Tensor, axis: int) -> Tensor:
-        """Clips the offsets and counts them from 0."""
+        """Returns the clipped offsets, counted from 0."""
         return offsets.clamp(-self.far[axis], self.far[axis]) + self.far[axis]
 
     def resized(self, grid: Grid) -> dict[str, Tensor]:
-        """Gives the vectors of the offsets of `grid`; with `clip` they are the same ones."""
+        """Returns the vectors of the offsets of `grid`; with `clip` nothing changes."""
         if self.given.get("clip") is not None:
             return {}
         row, column = (self.numbers(torch.arange(1 - side, side), axis) for axis, side in enumerate(grid))
@@ -220,19 +207,30 @@ class Shaw2D(Contextual):
 
 @register("irpe")
 class IRPE(Contextual):
-    """A learned vector of the bucket of the offset, times queries, keys or attention weights.
+    """A learned vector of the bucket of the offset, multiplied with queries, keys or attention weights.
 
-    An offset x falls into the bucket ``g(x) = x`` for ``|x| <= alpha``, and farther off into
-    ``g(x) = sign(x) * min(floor(beta), round(alpha + ln(|x| / alpha) / ln(gamma / alpha) * (beta - alpha)))``: near
-    offsets have one each, far ones share. Rows and columns have buckets apart. ``"product"`` has a vector for each pair
-    of them, (2 floor(beta) + 1)^2 in all; ``"cross"`` adds one of the row's and one of the column's. The buckets do not
-    depend on the grid, so another grid needs nothing.
+    An offset x falls into the bucket ``g(x) = x`` for ``|x| <= alpha``, and beyond that into
+    ``g(x) = sign(x) * min(floor(beta), round(alpha + ln(|x| / alpha) / ln(gamma / alpha) * (beta - alpha)))``: each
+    small offset has its own bucket, large ones share. Rows and columns have separate buckets. ``"product"`` has a
+    vector for each pair of them, (2 floor(beta) + 1)^2 in all; ``"cross"`` adds one for the row and one for the column.
+    The buckets do not depend on the grid, so nothing is resized for other grids.
 
     Source: Wu et al. 2021 (Rethinking and Improving Relative Position Encoding for Vision Transformer), contextual
     mode, equation 18 with alpha : beta : gamma = 1 : 2 : 8, and its directed methods. Offsets are query minus key, as
-    there; the defaults are those of the authors' code, and so are vectors that start at zero. Its undirected methods
-    (Euclidean, quantization) and its bias mode are left out. Its bucket of the class token, to and from which all pairs
-    with a class or register token belong, is an option; where ``"cross"`` has two of them there, this is their sum.
+    there; the defaults, including zero initialisation, are those of the authors' code. Its undirected methods
+    (Euclidean, quantization) and its bias mode are left out. Its bucket of the class token, shared by all pairs with a
+    class or register token, is an option; where ``"cross"`` has two of them in the source, this one is their sum.
+
+    Args:
+        on: What the vectors are added to: keys (multiplied with queries), queries (multiplied with keys) or values, or
+            several letters in the order q, k, v; each has its own vectors.
+        method: ``"product"`` or ``"cross"``.
+        beta: The last bucket, rounded down; None for the authors' 3.8 (product, 49 vectors) or 40 (cross, 81 per axis;
+            offsets up to 20 have buckets of their own).
+        per_head: Whether each head has its own vectors.
+        std: Initial standard deviation of the vectors; 0 starts as the identity.
+        class_bucket: Whether all pairs with a class or register token share one more vector (the authors: True). Has no
+            effect without such tokens.
     """
 
     def __init__(
@@ -246,28 +244,12 @@ class IRPE(Contextual):
         std: float = 0.0,
         class_bucket: bool = False,
     ) -> None:
-        """Draws the vectors.
-
-        Args:
-            geometry: The host's.
-            on: What the vectors are added to: keys (then queries meet them), queries (keys meet them) or values, or a
-                word of several letters in the order q, k, v; each has vectors of its own.
-            method: ``"product"`` or ``"cross"``.
-            beta: The farthest bucket, rounded down; None for the authors' 3.8 (product, 49 vectors) or 40 (cross, 81 an
-                axis; offsets up to 20 are told apart).
-            per_head: Whether each head has vectors of its own.
-            std: Deviation of the vectors at the start; at 0 the model begins as if there were no scheme.
-            class_bucket: Whether pairs with a class or register token have a vector too, one for all of them (the
-                authors': True). Without such tokens it has no use.
-
-        Raises:
-            VitposError: `on` or `method` is another word, `beta` no finite number from 1, `per_head` or `class_bucket`
-                no truth value, or `std` no finite number from 0.
-        """
         joint = choice(self.scheme, "method", method, ("product", "cross")) == "product"
         self.beta = (3.8 if joint else 40.0) if beta is None else positive(self.scheme, "beta", beta)
         if self.beta < 1:
-            raise VitposError(f"position scheme {self.scheme!r}: beta={beta!r} must be at least 1: it counts buckets")
+            raise VitposError(
+                f"position scheme {self.scheme!r}: beta={beta!r} must be at least 1: it is the last bucket"
+            )
         words = ("q", "k", "v", "qk", "qv", "kv", "qkv")
         sizes = (2 * int(self.beta) + 1,) * 2
         super().__init__(geometry, on=on, words=words, per_head=per_head, std=std, sizes=sizes, joint=joint)
@@ -277,13 +259,13 @@ class IRPE(Contextual):
         self.prefix = nn.ParameterDict({part: nn.Parameter(torch.randn(shape) * self.std) for part in parts})
 
     def reset_parameters(self) -> None:
-        """Draws the vectors anew."""
+        """Re-initialises the vectors."""
         super().reset_parameters()
-        for vectors in getattr(self, "prefix", {}).values():  # not there yet when the constructor above calls
+        for vectors in getattr(self, "prefix", {}).values():  # not set yet in super().__init__
             nn.init.normal_(vectors, std=self.std)
 
-    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Places | None = None) -> Tensor | None:
-        """Gives the products of queries and of keys with the vectors, those of the prefix tokens first."""
+    def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Index | None = None) -> Tensor | None:
+        """Returns the products of queries and keys with the vectors, prefix tokens first if it sees them."""
         skip = q.shape[2] - grid[0] * grid[1] if self.sees_prefix else 0
         bias = super().bias(q[:, :, skip:], k[:, :, skip:], grid, layer, prepared)
         if bias is None or not skip:
@@ -296,8 +278,8 @@ class IRPE(Contextual):
                 bias = bias + outside * (products if part == "k" else products.transpose(-2, -1))
         return bias
 
-    def values(self, attention: Tensor, grid: Grid, layer: int, prepared: Places | None = None) -> Tensor:
-        """Gives the vectors' means under the attention, those of the prefix tokens first."""
+    def values(self, attention: Tensor, grid: Grid, layer: int, prepared: Index | None = None) -> Tensor:
+        """Returns the attention-weighted means of the vectors, prefix tokens first if it sees them."""
         skip = attention.shape[2] - grid[0] * grid[1] if self.sees_prefix else 0
         values = super().values(attention[:, :, skip:, skip:], grid, layer, prepared)
         if not skip:
@@ -308,14 +290,14 @@ class IRPE(Contextual):
 
     @staticmethod
     def _outside(like: Tensor, skip: int) -> Tensor:
-        """Marks by ones the pairs of tokens of which one is a prefix token."""
+        """Returns a 0/1 mask of the pairs in which at least one token is a prefix token, (tokens, tokens)."""
         patch = torch.arange(like.shape[2], device=like.device) >= skip
         return (~(patch & patch[:, None])).to(like.dtype)
 
     def numbers(self, offsets: Tensor, axis: int) -> Tensor:
-        """Gives the buckets, counted from 0."""
+        """Returns the buckets, counted from 0."""
         alpha, farthest = self.beta / 2, int(self.beta)
-        # Exact at the steps of the rounding, but on Apple's GPUs, which have no float64.
+        # float64 rounds exactly at the bucket edges; Apple's GPUs do not have it.
         distance = offsets.abs().to(torch.float32 if offsets.device.type == "mps" else torch.float64)
         far = alpha + (distance.clamp(min=alpha) / alpha).log() / math.log(8) * (self.beta - alpha)
         bucket = torch.where(distance <= alpha, distance, far.round().clamp(max=farthest)).long()

@@ -1,4 +1,4 @@
-"""DINOv3's rotary positions: coordinates within a square, which training shifts and scales at random."""
+"""DINOv3's rotary positions: coordinates within a square, randomly shifted and scaled in training."""
 
 import hashlib
 import math
@@ -12,19 +12,19 @@ from vitpos.positions.base import Geometry, Grid, choice, not_negative, positive
 from vitpos.positions.rotary import Rotary2D
 
 
-# An operation of its own, since a compiler would take what it draws for a constant, or refuse to draw.
+# A custom op, because a compiler would treat the draws as constants or refuse to trace them.
 @torch.library.custom_op("vitpos::draw", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
 def draw(count: int, device: torch.device) -> Tensor:
-    """Draws numbers from [0, 1) that depend on torch's global random state, and leaves what others draw as it is.
+    """Draws uniform numbers from [0, 1) that depend on torch's global random state without advancing the CPU stream.
 
-    The generator is seeded by the global state of the CPU. So that the next draw is another one, this one is counted
-    there, in the one part that no random number depends on and that every seeding sets: what ``torch.initial_seed()``
-    returns. So ``torch.manual_seed`` repeats the draws, no two draws are the same without it, and dropout is that of a
-    model that draws nothing here.
+    The generator is seeded from the global CPU state. To make the next draw differ, this one is counted in the one part
+    of the state that no random number depends on and that every seeding resets: the value of ``torch.initial_seed()``.
+    So ``torch.manual_seed`` repeats the draws, successive draws differ, and dropout is the same as in a model without
+    draws.
 
     Args:
-        count: How many.
-        device: Of the result. The numbers are drawn on the CPU: they are the same for every device.
+        count: Number of draws.
+        device: Device of the result. The numbers are drawn on the CPU, so they are the same for every device.
 
     Returns:
         (count,), float32.
@@ -44,20 +44,29 @@ def _(count: int, device: torch.device) -> Tensor:
 
 @register("rope_dinov3")
 class RopeDinov3(Rotary2D):
-    """Half of the pairs of channels turns by the row, half by the column, in coordinates from -1 to 1.
+    """Rotates half of the channel pairs by the row and half by the column, in coordinates from -1 to 1.
 
     A patch's row becomes ``y = 2 (row + 1/2) / rows - 1``, its column likewise. With d = head_dim, T = temperature and
-    i in [0, d/4): pair i turns by ``2 pi y / T^(i / (d/4))``, pair d/4 + i by the same of the column, where pair j is
-    the channels (j, j + d/2). So the logit depends on the offset relative to the grid, and another grid is another
-    sampling of the same square.
+    i in [0, d/4): pair i rotates by ``2 pi y / T^(i / (d/4))``, pair d/4 + i by the same function of the column, where
+    pair j is the channels (j, j + d/2). So the logit depends on the offset relative to the grid size, and another grid
+    samples the same square differently.
 
-    In training the coordinates may be moved at random, in each forward anew and in all blocks alike:
-    ``y := (y + shift) * jitter * rescale``, where shift and the logarithms of jitter and rescale are uniform within the
-    options, shift and jitter of each axis apart, rescale of both. What is drawn is a function of torch's seed and of
-    what was drawn before, and takes nothing from the random numbers of others: see `draw`.
+    In training the coordinates may be augmented, with new draws for each forward pass, shared by all blocks:
+    ``y := (y + shift) * jitter * rescale``, with shift, log jitter and log rescale uniform within the options; shift
+    and jitter are drawn per axis, rescale once. The draws are a function of torch's seed and of the number of previous
+    draws, and leave the global random stream as it is: see `draw`.
 
     Source: Siméoni et al. 2025 (DINOv3), section 3.2 and its code, as timm's ``RotaryEmbeddingDinoV3``. DINOv3 trains
     with ``rescale_coords=2``.
+
+    Args:
+        temperature: Approximate ratio of the longest to the shortest wavelength.
+        normalize_coords: Divisor of rows and columns: ``"separate"`` (rows and columns), or the larger (``"max"``) or
+            smaller (``"min"``) of the two for both, which preserves the aspect ratio of patches. Coordinates then end
+            within -1 to 1 or exceed 1, as in the source.
+        shift_coords: Largest shift in training; 0 for none.
+        jitter_coords: Largest factor per axis in training, its inverse being the smallest; 1 for none.
+        rescale_coords: Largest factor of both axes in training, its inverse being the smallest; 1 for none.
     """
 
     halves = True
@@ -72,22 +81,6 @@ class RopeDinov3(Rotary2D):
         jitter_coords: float = 1.0,
         rescale_coords: float = 1.0,
     ) -> None:
-        """Computes the angles of the training grid.
-
-        Args:
-            geometry: The host's.
-            temperature: The ratio of the longest to the shortest wavelength, nearly.
-            normalize_coords: By what a row and a column are divided: ``"separate"``, rows and columns; or both by the
-                larger (``"max"``) or smaller (``"min"``) of the two, which keeps the shape of patches. Coordinates
-                then end within -1 to 1 or go beyond 1, as in the source.
-            shift_coords: The largest shift in training; 0 for none.
-            jitter_coords: The largest factor of an axis in training, and 1 over it the smallest; 1 for none.
-            rescale_coords: The largest factor of both axes in training, and 1 over it the smallest; 1 for none.
-
-        Raises:
-            VitposError: `temperature` is not a finite number above 0, head_dim does not divide by 4, `normalize_coords`
-                is another word, `shift_coords` no finite number from 0, or one of the factors none from 1.
-        """
         scheme = self.scheme
         self.normalize_coords = choice(scheme, "normalize_coords", normalize_coords, ("separate", "max", "min"))
         super().__init__(geometry, temperature=temperature)
@@ -99,7 +92,7 @@ class RopeDinov3(Rotary2D):
         self.jitter, self.rescale = (math.log(factor) for factor in factors.values())
 
     def coordinates(self, grid: Grid, device: torch.device | None) -> list[Tensor]:
-        """Gives the centres of rows and of columns in [-1, 1], in float32."""
+        """Returns the centres of rows and columns in [-1, 1], in float32."""
         one = {"max": torch.sym_max, "min": torch.sym_min}.get(self.normalize_coords)
         by: Any = grid if one is None else (one(*grid),) * 2
         return [
@@ -108,11 +101,11 @@ class RopeDinov3(Rotary2D):
         ]
 
     def turns(self, position: Tensor, band: Tensor, bands: int) -> Tensor:
-        """Gives the angles of coordinates, (side, bands)."""
+        """Returns the angles of coordinates, (side, bands)."""
         return 2 * math.pi * position[:, None] / self.temperature ** (2.0 * band / (2 * bands))
 
     def prepare(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Gives the cosines and sines of a grid, in training those of coordinates that are drawn anew."""
+        """Returns cosines and sines of a grid; in training with augmentation, of newly drawn coordinates."""
         if not (self.training and (self.shift or self.jitter or self.rescale)):
             return super().prepare(grid, device)
         drawn = 2 * draw(5, device) - 1

@@ -1,4 +1,4 @@
-"""Rotary positions by learned rotations of many channels at once."""
+"""Rotary positions with learned rotations of more than two channels."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,29 +12,22 @@ from vitpos.positions.base import Geometry, Grid, PositionEmbedding, choice, cou
 
 
 class Rotations(PositionEmbedding, ABC):
-    """What the schemes share: queries and keys are multiplied by ``R = expm(y A_row + x A_column)`` at (y, x).
+    """Base class: queries and keys at (y, x) are multiplied by ``R = expm(y A_row + x A_column)``.
 
-    The generators A are skew-symmetric, so R is a rotation, of `block_size` channels together. Each head has its own,
-    and so has each block of the host, unless they are shared: then the exponentials are computed once a forward.
-    R(p)^T R(q) is R(q - p) only where the generators commute.
+    The generators A are skew-symmetric, so R is a rotation, of `block_size` channels together. Each head and each block
+    of the model has its own, unless `shared`: then the exponentials are computed once per forward pass. R(p)^T R(q)
+    equals R(q - p) only if the generators commute.
+
+    Args:
+        block_size: Channels that rotate together; None for a whole head, or one of its `parts`.
+        shared: Whether all blocks of the model have the same generators.
+        axes: Number of learned generators: one per axis, or one for both.
+        parts: Number of parts, each of whole blocks of channels, that a head is divided into.
     """
 
     precise: tuple[str, ...] = ("generators",)
 
     def __init__(self, geometry: Geometry, *, block_size: int | None, shared: bool, axes: int, parts: int = 1) -> None:
-        """Draws the generators.
-
-        Args:
-            geometry: The host's.
-            block_size: Channels that turn together; None for a head, or for one of its `parts`.
-            shared: Whether all blocks of the host have the same generators.
-            axes: How many generators are learned, one for each axis or one for both.
-            parts: Into how many parts of whole blocks a head has to divide.
-
-        Raises:
-            VitposError: `block_size` is no whole number from 2 that divides a part of head_dim, or `shared` no
-                truth value.
-        """
         super().__init__(geometry)
         least = max(geometry.head_dim // parts, 2)
         self.block_size = least if block_size is None else count(self.scheme, "block_size", block_size, 2)
@@ -47,14 +40,14 @@ class Rotations(PositionEmbedding, ABC):
 
     @abstractmethod
     def entries(self, dtype: torch.dtype) -> Tensor:
-        """Gives the generators' entries above the diagonal, (2 axes, layers, heads, blocks, entries)."""
+        """Returns the generators' entries above the diagonal, (2 axes, layers, heads, blocks, entries)."""
 
     @abstractmethod
     def coordinates(self, side: int, home: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Gives the coordinates along an axis of `side` patches, of which the training grid has `home`, (side,)."""
+        """Returns the coordinates along an axis, (side,); the training grid has `home` patches along it."""
 
     def prepare(self, grid: Grid, device: torch.device) -> Tensor | None:
-        """Computes the rotations that all blocks share; those of each block are not faster all at once."""
+        """Computes the rotations if all blocks share them; otherwise computing them all at once is not faster."""
         return self.rotations(grid, 0, device) if self.shared else None
 
     def rotations(self, grid: Grid, layer: int, device: torch.device) -> Tensor:
@@ -68,7 +61,7 @@ class Rotations(PositionEmbedding, ABC):
         row, column = (
             self.coordinates(side, home, exact, device) for side, home in zip(grid, self.geometry.grid, strict=True)
         )
-        position = torch.stack([row.repeat_interleave(grid[1]), column.repeat(grid[0])])
+        position = torch.stack([row.repeat_interleave(grid[1]), column.repeat(grid[0])])  # (2, N)
         with torch.autocast(device.type, enabled=False):
             entries = torch.einsum("an,ahbe->hbne", position, self.entries(exact)[:, 0 if self.shared else layer])
             above, below = torch.triu_indices(size, size, 1, device=device)
@@ -88,36 +81,29 @@ class Rotations(PositionEmbedding, ABC):
 
 @register("liere")
 class LieRE(Rotations):
-    """Queries and keys are multiplied by a rotation that is learned, its own in each block and head.
+    """Multiplies queries and keys by a learned rotation, a separate one in each block and head.
 
     A block of b = block_size channels at position (y, x) is multiplied by ``R = expm(y A_row + x A_column)``, with
     skew-symmetric generators A (b, b). Along an axis of n patches coordinates go from 0 to 1 on the training grid, and
-    to n' / n on a grid of n' patches. For b = 2 this is ``rope_mixed``. For larger b rotations do not commute, so the
-    logit depends on more than the offset: R(p)^T R(q) is R(q - p) only where the generators commute.
+    to n' / n on a grid of n' patches. For b = 2 this is ``rope_mixed``. Larger rotations do not commute, so the logit
+    depends on more than the offset: R(p)^T R(q) equals R(q - p) only if the generators commute.
 
-    Source: Ostmeier et al. 2025 (LieRE: Lie Rotational Positional Encodings), section 4; coordinates and start are
-    those of the authors' code. Class and register tokens are not rotated, as there. Every block has generators of its
-    own in the paper and, by name, in the released code; but that overwrites the list of rotations in the loop over the
-    blocks, so that those of the first block turn all of them and the others never learn. ``shared=True`` is what it
-    computes, and what its checkpoints need: `generators` is then that of its first block.
+    Source: Ostmeier et al. 2025 (LieRE: Lie Rotational Positional Encodings), section 4; coordinates and initialisation
+    are those of the authors' code. Class and register tokens are not rotated, as there. In the paper every block has
+    its own generators, and the released code declares them; but it overwrites the list of rotations in the loop over
+    the blocks, so that those of the first block rotate all of them and the others never learn. ``shared=True``
+    reproduces that and is needed for its checkpoints: `generators` is then that of its first block.
+
+    Args:
+        block_size: Channels that rotate together (LieRE_8: 8); None for the whole head (LieRE_64 with head_dim 64).
+        shared: Whether all blocks of the model have the same generators, as in effect in the released code.
+        init: ``"random"`` (entries uniform in [0, 2 pi), as in the source) or ``"zero"``, the identity, so that a
+            pretrained model starts from its own function.
     """
 
     def __init__(
         self, geometry: Geometry, *, block_size: int | None = None, shared: bool = False, init: str = "random"
     ) -> None:
-        """Draws the generators.
-
-        Args:
-            geometry: The host's.
-            block_size: Channels that turn together (LieRE_8 has 8); None for the whole head (LieRE_64 at head_dim 64).
-            shared: Whether all blocks of the host have the same generators, as the released code in fact has.
-            init: The start: ``"random"``, entries uniform in [0, 2 pi), that of the source; or ``"zero"``, which turns
-                nothing at first, so that a pretrained model goes on from where it was.
-
-        Raises:
-            VitposError: `block_size` is no whole number from 2 that divides head_dim, head_dim is 1, `shared` is no
-                truth value, or `init` is another word.
-        """
         super().__init__(geometry, block_size=block_size, shared=shared, axes=2)
         self.init = choice(self.scheme, "init", init, ("random", "zero"))
         self.by_offset = self.block_size == 2  # larger rotations do not commute
@@ -125,37 +111,43 @@ class LieRE(Rotations):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draws the generators' entries above the diagonal anew."""
+        """Re-initialises the generators."""
         self.generators.uniform_(0, 0 if self.init == "zero" else 2 * math.pi)
 
     def entries(self, dtype: torch.dtype) -> Tensor:
-        """Gives the generators' entries."""
+        """Returns the generators' entries."""
         return self.generators.to(dtype)
 
     def coordinates(self, side: int, home: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Gives coordinates from 0 to 1 on the training grid."""
+        """Returns coordinates from 0 to 1 on the training grid."""
         if type(side) is int:
             return torch.linspace(0, side / home, side, dtype=dtype, device=device)
-        # torch.export fixes the number of steps of linspace.
+        # torch.export would make the number of steps of linspace a constant.
         step: Any = side / home / torch.sym_max(side - 1, 1)
         return torch.arange(side, dtype=dtype, device=device).mul(step)
 
 
 @register("comrope")
 class ComRoPE(Rotations):
-    """LieRE with generators that commute, so that the logit depends on the offset alone.
+    """LieRE with commuting generators, so that the logit depends on the offset only.
 
-    A block of b = block_size channels at position (y, x) is multiplied by ``expm(y A_row + x A_column)``. With
-    P (b, b) of each block of channels, head and block of the host: ``"ld"``, the linearly dependent ones, has
-    ``A_axis = theta_axis (P - P^T)``, with theta of each axis and block of channels, the same for all heads; ``"ap"``,
-    the axial partition, lets the blocks of channels turn by row and by column in turn, by ``P - P^T``. What is learned
-    of P are the differences above the diagonal. Coordinates are ``(row + 1/2) / rows`` and the like for columns, so
-    another grid is another sampling of the same square.
+    A block of b = block_size channels at position (y, x) is multiplied by ``expm(y A_row + x A_column)``, with a
+    learned P (b, b) per block of channels, head and block of the model. ``"ld"`` (linearly dependent) has
+    ``A_axis = theta_axis (P - P^T)``, with theta per axis and block of channels, the same for all heads; ``"ap"``
+    (axial partition) rotates blocks of channels alternately by row and by column, by ``P - P^T``. The parameters are
+    the differences P - P^T above the diagonal. Coordinates are ``(row + 1/2) / rows``, and likewise for columns, so
+    another grid samples the same square differently.
 
     Source: Yu et al. 2025 (ComRoPE: Scalable and Robust Rotary Position Embedding Parameterized by Trainable Commuting
-    Angle Matrices), section 4 and the authors' code, whose coordinates and start these are. There a class token lies
-    in the middle of the image; here class and register tokens are not rotated. The random perturbation of positions in
-    training is left out.
+    Angle Matrices), section 4 and the authors' code, whose coordinates and initialisation these are: P and theta from
+    N(0, 1). There a class token lies in the middle of the image; here class and register tokens are not rotated. The
+    random perturbation of positions in training is left out.
+
+    Args:
+        commuting: ``"ld"`` or ``"ap"``.
+        block_size: Channels that rotate together (the paper's choice: 8); None for the whole head, or half of it for
+            ``"ap"``.
+        shared: Whether all blocks of the model have the same generators; in the source each has its own.
     """
 
     precise = ("generators", "factors")
@@ -169,19 +161,6 @@ class ComRoPE(Rotations):
         block_size: int | None = None,
         shared: bool = False,
     ) -> None:
-        """Draws the generators: P and theta from N(0, 1), as there.
-
-        Args:
-            geometry: The host's.
-            commuting: ``"ld"`` or ``"ap"``.
-            block_size: Channels that turn together (the paper's choice: 8); None for the whole head, or half of it for
-                ``"ap"``.
-            shared: Whether all blocks of the host have the same generators; otherwise each has its own, as there.
-
-        Raises:
-            VitposError: `block_size` is no whole number from 2 that divides head_dim (half of it for ``"ap"``),
-                `commuting` is another word, or `shared` no truth value.
-        """
         self.axial = choice(self.scheme, "commuting", commuting, ("ld", "ap")) == "ap"
         super().__init__(geometry, block_size=block_size, shared=shared, axes=1, parts=1 + self.axial)
         self.factors = None if self.axial else nn.Parameter(empty(2, self.layers, 1, self.blocks, 1))
@@ -189,13 +168,13 @@ class ComRoPE(Rotations):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draws P - P^T above the diagonal, and theta, anew."""
+        """Re-initialises P - P^T and theta."""
         self.generators.normal_(std=math.sqrt(2))
         if self.factors is not None:
             self.factors.normal_()
 
     def entries(self, dtype: torch.dtype) -> Tensor:
-        """Gives the generators' entries, of each axis."""
+        """Returns the generators' entries for each axis."""
         if self.factors is not None:
             return self.factors.to(dtype) * self.generators.to(dtype)
         number = torch.arange(self.blocks, device=self.generators.device)
@@ -203,5 +182,5 @@ class ComRoPE(Rotations):
         return turns[:, None, None, :, None] * self.generators.to(dtype)
 
     def coordinates(self, side: int, home: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Gives the centres of patches in [0, 1]."""
+        """Returns the centres of patches in [0, 1]."""
         return (torch.arange(side, dtype=dtype, device=device) + 0.5) / side

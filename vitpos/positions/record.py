@@ -1,4 +1,4 @@
-"""What a state dict says of its scheme, and how it comes into a model on another grid."""
+"""The scheme recorded in a state dict, and loading it into a model on another grid."""
 
 import json
 import re
@@ -9,32 +9,33 @@ import torch
 from torch import Tensor, nn
 
 from vitpos.errors import VitposError
-from vitpos.positions.base import Grid, PositionEmbedding, apart, parts
+from vitpos.positions.base import Grid, PositionEmbedding, isolated_init, parts
 
 
 class Record(nn.Module):
-    """Puts text and geometry of a scheme into its state dict, as bytes of JSON, for safetensors holds tensors only.
+    """Stores a scheme's text and geometry in its state dict, as bytes of JSON because safetensors holds tensors only.
 
-    A child of the scheme whose name is the scheme's, so that a model without it says which key it does not expect.
+    It is a child of the scheme with the scheme's name in its own, so that a model with another scheme or without one
+    reports an unexpected key that says what the state dict belongs to.
     """
 
     def __init__(self, scheme: PositionEmbedding) -> None:
-        """Keeps the scheme in sight, not as a child."""
+        """Keeps a reference to the scheme without registering it as a child."""
         super().__init__()
         self.__dict__["of"] = scheme
 
     def get_extra_state(self) -> Tensor:
-        """Gives the bytes; torch puts them into the state dict."""
+        """Returns the bytes, which torch adds to the state dict."""
         scheme = self.__dict__["of"]
-        says = {"scheme": scheme.text, "grids": [part.geometry.grid for part in parts(scheme)], **_sizes(scheme)}
-        return torch.tensor(list(json.dumps(says).encode()), dtype=torch.uint8)
+        record = {"scheme": scheme.text, "grids": [part.geometry.grid for part in parts(scheme)], **_sizes(scheme)}
+        return torch.tensor(list(json.dumps(record).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Has nothing left to do: `accept` has read it."""
+        """Does nothing: `adapt` has already read the record."""
 
 
-def label(scheme: PositionEmbedding) -> None:
-    """Gives a scheme its record, and takes those of its parts away."""
+def add_record(scheme: PositionEmbedding) -> None:
+    """Gives a scheme its record and removes those of its parts."""
     for part in [scheme, *parts(scheme)]:
         for name in [name for name, child in part.named_children() if isinstance(child, Record)]:
             delattr(part, name)
@@ -42,22 +43,22 @@ def label(scheme: PositionEmbedding) -> None:
     scheme.add_module(f"scheme_{names}", Record(scheme))
 
 
-def accept(scheme: PositionEmbedding, state: dict[str, Any], prefix: str) -> None:
-    """Makes a state dict fit a scheme, or refuses it; a state dict without a record is left as it is.
+def adapt(scheme: PositionEmbedding, state: dict[str, Any], prefix: str) -> None:
+    """Adapts a state dict to a scheme, or refuses it; a state dict without a record is left unchanged.
 
-    From another grid, tables are resized where the scheme can; else the scheme takes over the grid of the state dict,
-    so that it stays the same function.
+    If it comes from another grid, its tables are resized if the scheme supports that; otherwise the scheme takes over
+    the grid of the state dict, so that it stays the same function.
 
     Args:
-        scheme: What the state dict is about to be loaded into.
+        scheme: The scheme that the state dict is about to be loaded into.
         state: The state dict; changed in place.
-        prefix: Of the scheme's keys.
+        prefix: Prefix of the scheme's keys.
 
     Raises:
-        VitposError: It is the state dict of another scheme, or of a model of other sizes.
+        VitposError: It belongs to another scheme or to a model of another size.
     """
     key = re.compile(re.escape(prefix) + r"scheme_\w+\._extra_state")
-    says = [_read(state.pop(name)) for name in [*state] if key.fullmatch(name)]
+    records = [_read(state.pop(name)) for name in [*state] if key.fullmatch(name)]
     state.update(
         {
             f"{prefix}{name}._extra_state": child.get_extra_state()
@@ -65,23 +66,23 @@ def accept(scheme: PositionEmbedding, state: dict[str, Any], prefix: str) -> Non
             if isinstance(child, Record)
         }
     )
-    for said in says:
-        if said["scheme"] != scheme.text:
+    for record in records:
+        if record["scheme"] != scheme.text:
             raise VitposError(
-                f"the state dict is of position scheme {said['scheme']!r}, the model has {scheme.text!r}; to load the "
-                f"backbone alone, leave out the keys {prefix}*"
+                f"the state dict is of position scheme {record['scheme']!r}, the model has {scheme.text!r}; to load "
+                f"the backbone alone, leave out the keys {prefix}*"
             )
-        if wrong := {name: (said[name], own) for name, own in _sizes(scheme).items() if said[name] != own}:
+        if wrong := {name: (record[name], own) for name, own in _sizes(scheme).items() if record[name] != own}:
             found = ", ".join(f"{name} {there}, the model has {here}" for name, (there, here) in wrong.items())
             raise VitposError(f"the state dict of position scheme {scheme.text!r} is of a model of {found}")
-        for number, (part, grid) in enumerate(zip(parts(scheme), said["grids"], strict=True)):
+        for number, (part, grid) in enumerate(zip(parts(scheme), record["grids"], strict=True)):
             _move(part, tuple(grid), state, prefix if part is scheme else f"{prefix}parts.{number}.")
 
 
 def _read(bytes_of: Tensor) -> dict[str, Any]:
     try:
-        says: dict[str, Any] = json.loads(bytes(bytes_of.tolist()))
-        return says
+        record: dict[str, Any] = json.loads(bytes(bytes_of.tolist()))
+        return record
     except (ValueError, TypeError, AttributeError):
         raise VitposError("the state dict's record of its position scheme is damaged") from None
 
@@ -91,10 +92,10 @@ def _sizes(scheme: PositionEmbedding) -> dict[str, int]:
 
 
 def _move(part: PositionEmbedding, grid: Grid, state: dict[str, Any], prefix: str) -> None:
-    """Brings a part's state from a grid to its own, or the part to that grid."""
+    """Converts a part's state to the part's grid, or else the part to the state's grid."""
     if grid == part.geometry.grid:
         return
-    with apart():
+    with isolated_init():
         there = type(part)(replace(part.geometry, grid=grid), **part.given)
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     there.load_state_dict(own, strict=False)
@@ -102,7 +103,7 @@ def _move(part: PositionEmbedding, grid: Grid, state: dict[str, Any], prefix: st
     if resized is not None:
         state.update({prefix + name: value for name, value in resized.items()})
         return
-    # The parameters stay the same objects, for an optimizer may hold them.
+    # The parameters stay the same objects, because an optimizer may hold them.
     for name, parameter in part.named_parameters():
         parameter.data = there.get_parameter(name).data.to(parameter)
     for name, buffer in part.named_buffers():

@@ -1,4 +1,4 @@
-"""Relative positions as a learned bias of the logits: a number for each offset, whatever the patches contain."""
+"""Learned relative biases of the logits: a number per offset, independent of the content."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -11,64 +11,58 @@ from vitpos.positions.base import Geometry, Grid, PositionEmbedding, count, flag
 
 
 class RelativeBias(PositionEmbedding, ABC):
-    """What the learned biases share: each offset between two patches has a number for each head, added to the logits.
+    """Base class: every offset between two patches has a number per head, which is added to the logits.
 
-    Offsets are query minus key, in patches. On a grid of R rows and C columns those of rows go from 1 - R to R - 1,
-    those of columns from 1 - C to C - 1; their numbers are in row-major order, (2R - 1)(2C - 1) of them, as in Swin,
-    BEiT and timm's ``gen_relative_position_index``.
+    Offsets are query minus key, in patches. On a grid of R rows and C columns, row offsets go from 1 - R to R - 1 and
+    column offsets from 1 - C to C - 1; the (2R - 1)(2C - 1) numbers are in row-major order, as in Swin, BEiT and timm's
+    ``gen_relative_position_index``.
     """
 
     def prepare(self, grid: Grid, device: torch.device) -> Tensor:
-        """Gives `places`. No buffer holds them, for averages of weights round what they find there."""
-        return self.places(grid, device)
+        """Returns `index`. Not a buffer: weight averaging would average and round it."""
+        return self.index(grid, device)
 
-    def places(self, grid: Grid, device: torch.device | None = None) -> Tensor:
-        """Says which number each pair of patches takes, (N, N) of query and key, int64."""
+    def index(self, grid: Grid, device: torch.device | None = None) -> Tensor:
+        """Returns the number of the offset of each pair of patches, (N, N) of query and key, int64."""
         row, column = (torch.arange(side, device=device)[:, None] for side in grid)
         row, column = row - row.T + grid[0] - 1, column - column.T + grid[1] - 1
         return (row[:, None, :, None] * (2 * grid[1] - 1) + column[:, None]).reshape(2 * (grid[0] * grid[1],))
 
     def bias(self, q: Tensor, k: Tensor, grid: Grid, layer: int, prepared: Tensor | None = None) -> Tensor:
-        """Gives each pair of patches the numbers of its offset, (heads, N, N)."""
-        index = self.places(grid, q.device) if prepared is None else prepared
-        # embedding(), for the backward of indexing adds in another order every time on some devices. Contiguous, for
-        # the sum with the logits takes twice the time where the heads are innermost.
+        """Returns the biases, (heads, N, N)."""
+        index = self.index(grid, q.device) if prepared is None else prepared
+        # embedding(), because the backward of indexing is not deterministic on some devices. Contiguous, because adding
+        # it to the logits takes twice as long if the heads are innermost.
         return F.embedding(index, self.numbers(grid, layer, q.device)).permute(2, 0, 1).contiguous()
 
     @abstractmethod
     def numbers(self, grid: Grid, layer: int, device: torch.device) -> Tensor:
-        """Gives the numbers of all offsets of a grid in a block, ((2R - 1)(2C - 1), heads), in at least float32."""
+        """Returns the biases of all offsets of a grid in a block, ((2R - 1)(2C - 1), heads), in at least float32."""
 
 
 @register("relative_bias")
 class TableBias(RelativeBias):
-    """A learned number for each offset and head.
+    """A learned number per offset and head.
 
-    ``logits[h, i, j] += table[layer, offset(i, j), h]``, with table (depth, (2R - 1)(2C - 1), heads) for a training
-    grid of R rows and C columns, or (1, ...) where the layers share it.
+    ``logits[h, i, j] += table[layer, offset(i, j), h]``, with a table of (depth, (2R - 1)(2C - 1), heads) for a
+    training grid of R rows and C columns, or (1, ...) if the layers share it.
 
-    On another grid the table is resized as by timm's ``RelPosBias.set_window_size``, which is how BEiT is fine-tuned at
-    another size: near offsets keep their numbers, nearly, and far ones spread. Along each axis the known offsets are
-    moved to 0, +-1, +-(1 + r), +-(1 + r + r^2), ..., with r in [1.01, 1.5] such that the last one, R - 1, comes to that
-    of the new grid, and between them the numbers are interpolated linearly; beyond them the last one holds. Both axes
-    are resized, also where only one has another length, so r = 1.01 on that of the same length.
+    On other grids the table is resized like timm's ``RelPosBias.set_window_size``, which is how BEiT is fine-tuned at
+    another size: small offsets roughly keep their numbers, and large ones spread out. Along each axis the known offsets
+    are moved to 0, +-1, +-(1 + r), +-(1 + r + r^2), ..., with r in [1.01, 1.5] such that the last one, R - 1, lands on
+    that of the new grid; in between the numbers are interpolated linearly, beyond that the last one is kept. Both axes
+    are resized even if only one has changed, so r = 1.01 on the unchanged one.
 
-    Source: Liu et al. 2021 (Swin Transformer), equation 4, over the whole image as in BEiT (Bao et al. 2022), which has
-    the option of one table for all layers. Their code moves the offsets and interpolates by cubic splines; timm's is
-    linear, and so is this. BEiT has further numbers for pairs with its class token; here these have a bias of zero.
+    Source: Liu et al. 2021 (Swin Transformer), equation 4, over the whole image as in BEiT (Bao et al. 2022), which can
+    also share one table among all layers. Their code moves the offsets and interpolates with cubic splines; timm's is
+    linear, and so is this. BEiT has additional numbers for pairs with its class token; here their bias is zero.
+
+    Args:
+        shared: Whether all layers share one table (BEiT's ``use_shared_rel_pos_bias``).
+        std: Initial standard deviation of the table; 0 starts as the identity, as in BEiT.
     """
 
     def __init__(self, geometry: Geometry, *, shared: bool = False, std: float = 0.02) -> None:
-        """Draws the table.
-
-        Args:
-            geometry: The host's.
-            shared: Whether all layers have one table (BEiT's ``use_shared_rel_pos_bias``); otherwise each has its own.
-            std: Deviation of the table at the start; 0 begins as if there were no scheme, as BEiT does.
-
-        Raises:
-            VitposError: `shared` is no truth value, or `std` no finite number from 0.
-        """
         super().__init__(geometry)
         self.shared = flag(self.scheme, "shared", shared)
         self.std = not_negative(self.scheme, "std", std)
@@ -78,67 +72,63 @@ class TableBias(RelativeBias):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the table anew."""
+        """Re-initialises the table."""
         nn.init.normal_(self.table, std=self.std)
 
     def numbers(self, grid: Grid, layer: int, device: torch.device) -> Tensor:
-        """Gives the table of a block, resized to `grid`."""
+        """Returns the table of a block, resized to `grid`."""
         table = self.table[0 if self.shared else layer]
-        if self.home(grid):
+        if self.is_training_grid(grid):
             return table
         exact = torch.promote_types(table.dtype, torch.float32)
         home = self.geometry.grid
         rows, columns = (_interpolation(home[axis], grid[axis], device).to(exact) for axis in (0, 1))
-        maps = table.to(exact).view(2 * home[0] - 1, 2 * home[1] - 1, -1)
-        # Not in half precision: what is rounded is the bias, once.
+        maps = table.to(exact).view(2 * home[0] - 1, 2 * home[1] - 1, -1)  # (2R - 1, 2C - 1, heads)
+        # Not in half precision: only the result is rounded, once.
         with torch.autocast(device.type, enabled=False):
             return torch.einsum("ry,cx,yxh->rch", rows, columns, maps).flatten(0, 1)
 
     def resized(self, grid: Grid) -> dict[str, Tensor]:
-        """Gives the tables, resized to `grid`."""
+        """Returns the tables, resized to `grid`."""
         layers = range(len(self.table))
         return {"table": torch.stack([self.numbers(grid, layer, self.table.device) for layer in layers])}
 
 
 @register("log_cpb")
 class LogCPB(RelativeBias):
-    """A small MLP gives the numbers of all offsets, from their logarithms: Swin v2's continuous position bias.
+    """Swin v2's continuous position bias: a small MLP of the log-spaced offset.
 
-    With the offset d of an axis and the side W of `window` there, ``c = sign(d) log2(1 + 8 |d| / (W - 1)) / log2(8)``;
-    of both axes' c, ``logits[h, i, j] += 16 sigmoid(ReLU(c W1 + b1) W2)[h] - 8``, with W1 (2, hidden_dim) and
-    W2 (hidden_dim, heads) of each layer its own. Any grid is computed by the same formula; W stays that of training.
+    With the offset d along an axis and the side W of `window` there,
+    ``c = sign(d) log2(1 + 8 |d| / (W - 1)) / log2(8)``; with c of both axes,
+    ``logits[h, i, j] += 16 sigmoid(ReLU(c W1 + b1) W2)[h] - 8``, with a separate W1 (2, hidden_dim) and W2 (hidden_dim,
+    heads) per layer. Other grids are computed by the same formula; W stays that of training.
 
-    The 8 is the value at W2 = 0. The softmax over patches does not see it, so there this is the source's bias. It is
-    taken off since class and register tokens, which the source does not have, would start with e^-8 of a patch's
-    attention; and since bfloat16 numbers near 8 are 1/16 apart, where at the start biases have a deviation of 0.02.
+    The 8 is the value at W2 = 0. It cancels in the softmax over patches, so among them this is the source's bias. It is
+    subtracted because otherwise class and register tokens, which the source does not have, would start with e^-8 of a
+    patch's attention, and because bfloat16 numbers near 8 are 1/16 apart, while the initial biases have a standard
+    deviation of 0.02.
 
-    Source: Liu et al. 2022 (Swin Transformer V2), equations 3 and 4, in the normalised form of the authors' code, from
-    which are also the 16 sigmoid and the start: all weights of deviation 0.02, b1 zero.
+    Source: Liu et al. 2022 (Swin Transformer V2), equations 3 and 4, in the normalised form of the authors' code, which
+    also has the 16 sigmoid and the initialisation: all weights with standard deviation 0.02, b1 zero.
+
+    Args:
+        hidden_dim: Width of the MLP's hidden layer.
+        window: Side of the square grid whose largest offset has the coordinate log2(9) / 3 = 1.06, in patches
+            (``pretrained_window_size`` in Swin v2); None for rows and columns of the training grid.
     """
 
     def __init__(self, geometry: Geometry, *, hidden_dim: int = 512, window: int | None = None) -> None:
-        """Draws the weights.
-
-        Args:
-            geometry: The host's.
-            hidden_dim: Width of the MLP's hidden layer.
-            window: Side of the square grid whose largest offset has the coordinate log2(9) / 3 = 1.06, in patches
-                (``pretrained_window_size`` in Swin v2); None for rows and columns of the training grid.
-
-        Raises:
-            VitposError: `hidden_dim` is no whole number from 1, or `window` none from 2.
-        """
         super().__init__(geometry)
         hidden = count(self.scheme, "hidden_dim", hidden_dim)
         self.window = geometry.grid if window is None else (count(self.scheme, "window", window, 2),) * 2
-        # No nn.Linear: init_weights would reset the inner modules after this one, and undo its start.
+        # Not nn.Linear: init_weights would reset the inner modules after this one and undo its initialisation.
         self.weight1 = nn.Parameter(empty(geometry.depth, hidden, 2))
         self.bias1 = nn.Parameter(empty(geometry.depth, hidden))
         self.weight2 = nn.Parameter(empty(geometry.depth, geometry.num_heads, hidden))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weights anew."""
+        """Re-initialises the weights."""
         nn.init.normal_(self.weight1, std=0.02)
         nn.init.zeros_(self.bias1)
         nn.init.normal_(self.weight2, std=0.02)
@@ -148,33 +138,33 @@ class LogCPB(RelativeBias):
         exact = torch.promote_types(self.weight1.dtype, torch.float32)
         weight1, bias1, weight2 = (p[layer].to(exact) for p in (self.weight1, self.bias1, self.weight2))
         row, column = (self._coordinates(grid, axis, exact, device) for axis in (0, 1))
-        # Not in half precision, which would corrupt the coordinates; the cost does not grow with the batch.
+        # Half precision would corrupt the coordinates; the cost does not grow with the batch.
         with torch.autocast(device.type, enabled=False):
             hidden = (row[:, None, None] * weight1[:, 0] + column[:, None] * weight1[:, 1] + bias1).relu()
             return 8 * (F.linear(hidden, weight2) / 2).tanh().flatten(0, 1)  # 16 sigmoid(x) - 8 = 8 tanh(x / 2)
 
     def _coordinates(self, grid: Grid, axis: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Computes the coordinates of the offsets along an axis; where the window's side is 1, W - 1 is taken as 1."""
+        """Returns the coordinates of the offsets along an axis; W - 1 counts as 1 if the window's side is 1."""
         offset = torch.arange(1 - grid[axis], grid[axis], dtype=dtype, device=device)
         return offset.sign() * (1 + offset.abs() * (8 / max(self.window[axis] - 1, 1))).log2() / 3
 
 
 def _interpolation(known: int, asked: int, device: torch.device) -> Tensor:
-    """Computes what the numbers of the offsets along a side add to those of another side: see `TableBias`.
+    """Returns the linear map from the biases of a side's offsets to those of another side: see `TableBias`.
 
     Args:
-        known: The side whose numbers are known, in patches.
-        asked: The side whose numbers are asked for.
-        device: Of the result.
+        known: Side with known biases, in patches.
+        asked: Side whose biases are wanted.
+        device: Device of the result.
 
     Returns:
-        Weights of linear interpolation, (2 asked - 1, 2 known - 1), in float64.
+        Linear interpolation weights, (2 asked - 1, 2 known - 1), in float64.
     """
     low: Any = 1.01
     high: Any = 1.5
-    # In torch.export the side is not known yet: then it all is computed by the program.
+    # In torch.export the side is symbolic, so everything is computed by the exported program.
     last = asked - 1 if type(asked) is int else torch.scalar_tensor(asked - 1, dtype=torch.float64, device=device)
-    for _ in range(19):  # until they are 1e-6 apart, as timm, to the last step, for the ratio is no exact solution
+    for _ in range(19):  # bisect to 1e-6; exactly timm's number of steps, because the ratio is approximate
         ratio = (low + high) / 2
         beyond = (ratio ** (known - 1) - 1) / (ratio - 1) > last
         if isinstance(beyond, Tensor):

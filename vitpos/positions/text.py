@@ -1,4 +1,4 @@
-"""The text that names schemes: reading it, and the code that lies outside of this package, in a file or installed."""
+"""Parsing scheme texts, and loading schemes from files and installed packages."""
 
 import ast
 import difflib
@@ -16,20 +16,20 @@ from types import ModuleType
 
 from vitpos.errors import VitposError
 
-# A class in a file, where a name could stand; before it strings, which are left as they are.
+# A string literal, which is left unchanged, or a class in a file in place of a name.
 _IN_FILE = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|(?<![^+])\s*([^+()'"\n\0]+\.py:\w+)""")
 _place = ContextVar("place", default=Path())
 _loaded: dict[Path, tuple[bytes, ModuleType]] = {}
 
 
 def parse(text: str) -> list[tuple[str, dict[str, object]]]:
-    """Reads the text of a scheme into the names and options of its parts, in order.
+    """Parses the text of a scheme into the names and options of its parts, in order.
 
-    A name is an identifier, or ``path/to/file.py:Class``; a path has none of the characters ``+ ( ) ' "``. Only the
-    form is checked, so this also reads schemes that do not exist.
+    A name is an identifier, or ``path/to/file.py:Class``; the path must not contain any of ``+ ( ) ' "``. Only the
+    syntax is checked, so schemes that do not exist are parsed too.
 
     Raises:
-        VitposError: The text has not the form ``name(option=value, ...)+...`` with Python literals as values.
+        VitposError: The text is not of the form ``name(option=value, ...)+...`` with Python literals as values.
     """
     try:
         return _parts(ast.parse(_IN_FILE.sub(lambda m: m[1] or repr(m[2].strip()), text.strip()), mode="eval").body)
@@ -41,13 +41,13 @@ def parse(text: str) -> list[tuple[str, dict[str, object]]]:
 
 
 def _parts(node: ast.expr) -> list[tuple[str, dict[str, object]]]:
-    """Walks the syntax tree of a text; anything unforeseen is a ValueError."""
+    """Walks the syntax tree of a text; raises ValueError for anything unexpected."""
     match node:
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return _parts(left) + _parts(right)
         case ast.Call(func=ast.Name() | ast.Constant() as named, args=[], keywords=keywords):
             given = {k.arg: ast.literal_eval(k.value) for k in keywords if k.arg}
-            if len(given) == len(keywords):  # else one is given twice, or by **
+            if len(given) == len(keywords):  # else an option is repeated or unpacked by **
                 return [(_parts(named)[0][0], given)]
         case ast.Name(id=name):
             return [(name, {})]
@@ -58,7 +58,7 @@ def _parts(node: ast.expr) -> list[tuple[str, dict[str, object]]]:
 
 @contextmanager
 def looking_in(folder: Path) -> Iterator[None]:
-    """Makes relative paths of files start at a folder, that of a study, and only then at the current one."""
+    """Context in which relative file paths are looked up in a folder (that of a study) before the current one."""
     before = _place.set(folder)
     try:
         yield
@@ -67,32 +67,45 @@ def looking_in(folder: Path) -> Iterator[None]:
 
 
 def split(name: str) -> tuple[str, str] | None:
-    """Splits a name that `parse` read into file and class; None where it names no file."""
+    """Splits a name from `parse` into file and class; None if it does not name a file."""
     file, colon, cls = name.rpartition(":")
     return (file, cls) if colon else None
 
 
+def copy_in(folder: Path, file: str) -> Path:
+    """Names the copy of a file of a scheme in a folder, which `looking_in` takes in place of the file itself.
+
+    Whatever path it is named by: on another machine neither it nor the folder it is relative to need exist.
+    """
+    return folder / f"scheme-{hashlib.sha256(file.encode()).hexdigest()[:12]}.py"
+
+
 def digests(text: str) -> dict[str, str]:
-    """Gives the SHA-256 of each file that the text of a scheme names, in hex.
+    """Returns the SHA-256 hex digest of each file that a scheme text names.
 
     Raises:
-        VitposError: The text cannot be read, or a file cannot.
+        VitposError: The text cannot be parsed, or a file cannot be read.
     """
     files = [found[0] for name, _ in parse(text) if (found := split(name))]
     return {file: hashlib.sha256(_read(file)[1]).hexdigest() for file in files}
 
 
-def load(file: str) -> ModuleType:
-    """Imports a file as a module of its own, once for each content that it has.
+def source(file: str) -> bytes:
+    """Returns the content of a file of a scheme (errors as `digests`)."""
+    return _read(file)[1]
 
-    The module stands in ``sys.modules`` under a name made of its path, so that its classes can be pickled. A file that
-    changed is imported again and takes the place of the old module. Folders beside it are not searched for imports.
+
+def load(file: str) -> ModuleType:
+    """Imports a file as a separate module, once for each version of its contents.
+
+    The module is in ``sys.modules`` under a name derived from its path, so that its classes can be pickled. A file that
+    has changed is imported again and replaces the old module. Its folder is not added to the import path.
 
     Args:
-        file: Its path; a relative one starts as `looking_in` says, or from the current one.
+        file: Path; a relative one is looked up as described in `looking_in`.
 
     Raises:
-        VitposError: The file cannot be read, or its import raises an exception.
+        VitposError: The file cannot be read, or importing it raises an exception.
     """
     path, source = _read(file)
     if path in _loaded and _loaded[path][0] == source:
@@ -104,7 +117,7 @@ def load(file: str) -> ModuleType:
     module, before = module_from_spec(spec), sys.modules.get(name)
     sys.modules[name] = module
     try:
-        # Not by the loader, which may take an old version from __pycache__ where two were saved in one second.
+        # Not by the loader: if a file was saved twice in one second, __pycache__ may hold the old version.
         exec(compile(source, str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
@@ -116,14 +129,15 @@ def load(file: str) -> ModuleType:
 
 
 def loaded(file: str) -> bool:
-    """Tells whether `load` has imported this file before."""
+    """Returns whether `load` has imported this file before."""
     return Path(file).expanduser().resolve() in _loaded
 
 
 def _read(file: str) -> tuple[Path, bytes]:
-    """Reads a file; returns its whole path too."""
+    """Returns a file's resolved path and contents."""
     given = Path(file).expanduser()
-    given = there if (there := _place.get() / given).exists() else given
+    places = (copy_in(_place.get(), file), _place.get() / given)
+    given = next((path for path in places if path.exists()), given)
     try:
         return given.resolve(), given.read_bytes()
     except FileNotFoundError:
@@ -136,7 +150,7 @@ def _read(file: str) -> tuple[Path, bytes]:
 
 
 def _one_line(error: BaseException, path: Path) -> str:
-    """Says an exception's type, message and line in the file."""
+    """Formats an exception's type, message and line in the file."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if isinstance(error, SyntaxError) and error.filename == str(path):
         lines, error = [error.lineno], type(error)(error.msg)
@@ -145,5 +159,5 @@ def _one_line(error: BaseException, path: Path) -> str:
 
 
 def installed() -> EntryPoints:
-    """Finds the entry points of group ``vitpos.positions`` of all installed packages, without loading them."""
+    """Returns the ``vitpos.positions`` entry points of all installed packages, without loading them."""
     return entry_points(group="vitpos.positions")

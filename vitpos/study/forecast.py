@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from vitpos.analysis.inference import describe
-from vitpos.analysis.power import MOST, Goal, SeedPlan, deviation_limits, plan_seeds
+from vitpos.analysis.power import MOST, Goal, deviation_limits, per_test, plan_seeds, seeds_for_level
 from vitpos.analysis.runs import Variant, frame
 from vitpos.analysis.verdict import compare, pairs
 from vitpos.errors import VitposError
@@ -36,8 +36,9 @@ def forecast(study: Study, results: Results, sd: float | None, workers: int | No
     first = study.runs[0].seed
     compared = len(pairs((Variant.of(run.axes) for run in study.runs), comparison.reference))
     deviations, source = deviation(study, results, sd)
-    plans = [plan_seeds(comparison, compared, seeds, each) for each in deviations]
-    correction = "jointly" if comparison.correction == "max_t" else f"each at {plans[0].level:.2g}"
+    plans = {each: plan_seeds(comparison, compared, seeds, each) for each in deviations}
+    level, _ = per_test(comparison.alpha, comparison.correction, compared)
+    correction = "jointly" if comparison.correction == "max_t" else f"each at {level:.2g}"
     added = f"{comparison.start} to " if comparison.start else ""
     print(
         f"{comparison.name}: {plural(compared, 'comparison')} with {comparison.reference}, "
@@ -57,14 +58,14 @@ def forecast(study: Study, results: Results, sd: float | None, workers: int | No
         a_seed = math.nan
         print(f"the time is not known: {note}")
     print(f"deviation of paired differences: {source}")
-    for found in plans:
-        print(f"\nif it is {found.sd:.2g} points, seeds to show" + (" (and time)" if math.isfinite(a_seed) else ""))
+    for assumed, goals in plans.items():
+        print(f"\nif it is {assumed:.2g} points, seeds to show" + (" (and time)" if math.isfinite(a_seed) else ""))
         rows = [
             [goal.what, enough(goal.seeds_80, a_seed), enough(goal.seeds_95, a_seed), f"{100 * goal.power:.0f} %"]
-            for goal in found.goals
+            for goal in goals
         ]
         print(columns(["", "80 % power", "95 % power", f"power with {plural(seeds, 'seed')}"], rows, [""] * len(rows)))
-    for line in warnings(study, plans[0]):
+    for line in warnings(plans[deviations[0]], comparison.margin, seeds, level):
         print(f"\nwarning: {line}")
     return 0
 
@@ -105,21 +106,18 @@ def enough(seeds: int | None, seconds: float) -> str:
     return f"{seeds} ({duration(seconds * seeds)})" if math.isfinite(seconds) else str(seeds)
 
 
-def warnings(study: Study, found: SeedPlan) -> list[str]:
-    """Says which verdicts are out of reach with the seeds of the study, whatever the runs give."""
-    lines, margin = [], study.comparison.margin
-    for what, least, sides in (
-        ("a difference, however large,", found.least_for_difference, 2),
-        ("equivalence", found.least_for_equivalence, 1),
-    ):
-        if found.seeds < least and (sides == 2 or margin):
+def warnings(goals: list[Goal], margin: float, seeds: int, level: float) -> list[str]:
+    """Lists the verdicts that are out of reach with these seeds, whatever the runs give."""
+    lines = []
+    for what, sides in (("a difference, however large,", 2), ("equivalence", 1)):
+        if seeds < (least := seeds_for_level(level, sides)) and (sides == 2 or margin):
             lines.append(
-                f"{plural(found.seeds, 'seed')} cannot show {what} since the sign-flip test cannot get below "
-                f"{sides}/2^{found.seeds} = {sides / 2**found.seeds:.2g}; {least} seeds can reach {found.level:.2g}"
+                f"{plural(seeds, 'seed')} cannot show {what} since the sign-flip test cannot get below "
+                f"{sides}/2^{seeds} = {sides / 2**seeds:.2g}; {least} seeds can reach {level:.2g}"
             )
     if not margin:
         lines.append("with a margin of 0 nothing can be shown to be equivalent")
-    weak: list[Goal] = [goal for goal in found.goals if found.seeds >= found.least_for_difference and goal.power < 0.8]
-    if weak and found.sd:
+    if seeds >= seeds_for_level(level):
+        weak = [goal for goal in goals if goal.power < 0.8]
         lines += [f"a power of {100 * goal.power:.0f} % for {goal.what}: likely to stay undecided" for goal in weak]
     return lines

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from vitpos.errors import visible
-from vitpos.study.results import write
+from vitpos.study.reading import write
 from vitpos.text import duration
 
 if TYPE_CHECKING:

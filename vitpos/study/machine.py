@@ -5,6 +5,7 @@ import platform
 import sys
 from pathlib import Path
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEVICES = ("nvidia[0-9]*", "kfd", "dxg")  # of CUDA, of ROCm, of CUDA in WSL
 
 
@@ -23,7 +24,7 @@ def visible_gpus() -> list[str]:
         return []
     import torch
 
-    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    count, given = torch.cuda.device_count(), os.environ.get(VISIBLE)
     names = map(str, range(count)) if given is None else (name.strip() for name in given.split(","))
     return list(names)[:count]
 

@@ -38,13 +38,13 @@ class Results:
             VitposError: Another one is at work, or the folder cannot be written.
         """
         taken = f"another vitpos study run works in {self.folder}; wait for it, or name another folder with --results"
-        with self._held(".lock", taken, "runs/*/*.part"):
+        with self._held(".lease", taken, "runs/*/*.part"):
             yield
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Lets one process at a time write the files beside ``runs/``; others wait (errors as `lock`)."""
-        with self._held(".report.lock", f"another report is being written to {self.folder}", "*.part", wait=600):
+        with self._held(".report.lease", f"another report is being written to {self.folder}", "*.part", wait=600):
             yield
 
     @contextlib.contextmanager

@@ -63,6 +63,13 @@ sources(), commit()  # kept from here on: files may change while a study runs, t
 CLEAR_PEAK = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the peak of resident memory
 
 
+def place_of_data(run: Run) -> tuple[str, str | None]:
+    """Returns the name of a run's data set and its root, which may be relative to the study."""
+    data = {**(ImageData.__init__.__kwdefaults__ or {}), **(run.config.get("data") or {})}
+    name, root = str(data["name"]), data["root"]
+    return name, str(run.study / root) if root and (run.study / root).exists() else root
+
+
 def prepare(run: Run, folder: Path, *, checkpoint: Path | None = None) -> VitposCLI:
     """Parses the config of a run and builds trainer, data and network, so that a mistake shows before any training.
 
@@ -80,8 +87,8 @@ def prepare(run: Run, folder: Path, *, checkpoint: Path | None = None) -> Vitpos
         config["trainer"]["devices"] = 1  # which one is the engine's choice
     if config["trainer"].get("fast_dev_run"):
         raise VitposError("trainer.fast_dev_run tries the code out; what comes of it is no result of a study")
-    if (root := (config.get("data") or {}).get("root")) and (run.study / root).exists():
-        config["data"]["root"] = str(run.study / root)
+    if (root := place_of_data(run)[1]) is not None:
+        config["data"]["root"] = root
     for logger in listed(config["trainer"].get("logger")):  # each run's own, for several run at once
         options = logger.get("init_args", {}) if isinstance(logger, dict) else {}
         if options.get("save_dir"):
@@ -117,7 +124,7 @@ def execute(run: Run, folder: Path, engine: str = "") -> Outcome:
         folder.mkdir(parents=True, exist_ok=True)
         # of an interrupted study, say, whose processes end some seconds after it
         with (
-            hold(folder / ".lock", f"another process works in {folder}", wait=60),
+            hold(folder / ".lease", f"another process works in {folder}", wait=60),
             texts.looking_in(run.study),
             Pulse(folder, engine) as pulse,
         ):

@@ -1,5 +1,6 @@
 """What people see of a study at work: a live view in a terminal, plain lines elsewhere."""
 
+import itertools
 import os
 import sys
 import time
@@ -8,9 +9,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+import rich.live
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Column
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
+from rich.text import Text
 
 from vitpos.study import heartbeat
 from vitpos.study.heartbeat import Beat
@@ -141,27 +144,19 @@ class Live(View):
     def __init__(self, results: Results, console: Console) -> None:
         super().__init__(results)
         self.console, self.rows = console, list[str]()  # hashes; empty where a worker waits
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False, table_column=Column(ratio=3, no_wrap=True)),
-            BarColumn(table_column=Column(ratio=1, min_width=8)),
-            TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True)),
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            expand=True,
-            redirect_stderr=sys.stderr.isatty(),
-        )
+        err = sys.stderr.isatty()
+        self.live = rich.live.Live(console=console, auto_refresh=False, transient=True, redirect_stderr=err)
 
     def __enter__(self) -> Self:
         """Shows the bars."""
-        self.progress.start()
+        self.live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Takes them away, and gives the terminal back as it was."""
-        self.progress.stop()
+        self.live.stop()
 
     def say(self, line: str) -> None:
         """Shows a line above the bars."""
@@ -177,34 +172,33 @@ class Live(View):
         self.show()
 
     def show(self) -> None:
-        """Draws the bars, as many as there is room for; a run keeps its line."""
-        self.rows = [hash_ if hash_ in self.running else "" for hash_ in self.rows]
-        for hash_ in self.running:
-            if hash_ not in self.rows:
-                if "" in self.rows:
-                    self.rows[self.rows.index("")] = hash_
-                else:
-                    self.rows.append(hash_)
-        for task in self.progress.task_ids:
-            self.progress.remove_task(task)
-        shown = self.rows[: max(1, self.console.height - 4)]
-        for hash_ in shown:
-            if hash_:
-                beat = self.beats.get(hash_)
-                share, text = (beat.share, beat.progress) if beat else (0.0, "starts")
-                self.progress.add_task(
-                    self.running[hash_][0].label, total=1000, completed=round(1000 * share), text=text
-                )
-            else:
-                self.progress.add_task("", total=1, text="")
-        counts = f"{self.done} done" + (f", {self.failed} failed" if self.failed else "")
-        text = f"{counts}, {self.total - self.done} to go{self.left}"
-        more = f" (and {len(self.running) - len(shown)} more in progress)" if len(self.running) > len(shown) else ""
-        parts = self.done + sum(beat.share for beat in self.beats.values())
-        self.progress.add_task(
-            f"all runs{more}", total=1000, completed=round(1000 * parts / max(1, self.total)), text=text
-        )
-        self.progress.refresh()
+        """Draws the bars."""
+        self.live.update(self.bars(), refresh=True)
+
+    def bars(self) -> Table:
+        """Makes the bars, as many as there is room for; a run keeps its line."""
+        most = max(1, self.console.height - 4)
+        self.rows = [hash_ if hash_ in self.running else "" for hash_ in self.rows[:most]]
+        have = set(self.rows)
+        others = (hash_ for hash_ in self.running if hash_ not in have)
+        self.rows = [hash_ or next(others, "") for hash_ in self.rows]
+        self.rows += itertools.islice(others, most - len(self.rows))
+        table = Table.grid(Column(no_wrap=True), Column(ratio=1, min_width=8), Column(no_wrap=True), padding=(0, 1))
+        table.expand = True
+        for hash_ in self.rows:
+            if not hash_:
+                table.add_row()
+                continue
+            beat = self.beats.get(hash_)
+            bar = ProgressBar(1.0, beat.share if beat else 0.0)
+            table.add_row(Text(self.running[hash_][0].label), bar, Text(beat.progress if beat else "starts"))
+        hidden = len(self.running) - sum(map(bool, self.rows))
+        name = f"all runs (and {hidden} more in progress)" if hidden else "all runs"
+        through = self.done + sum(beat.share for beat in self.beats.values())
+        failed = f", {self.failed} failed" if self.failed else ""
+        text = f"{self.done - self.failed} done{failed}, {self.total - self.done} to go{self.left}"
+        table.add_row(Text(name), ProgressBar(max(1, self.total), through), Text(text))
+        return table
 
 
 def open_view(results: Results) -> View:

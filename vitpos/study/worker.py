@@ -1,7 +1,4 @@
-"""What a worker process does: one run after another, each within its time limit.
-
-Heavy imports wait until the output goes to a file, where also what goes wrong in them can be read.
-"""
+"""What a worker process does: one run after another, each within its time limit."""
 
 from __future__ import annotations
 
@@ -74,7 +71,8 @@ def end_with_parent() -> None:
 def redirect(log: Path) -> None:
     """Appends to a file what this process and its libraries print from here on."""
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(OSError, ValueError):  # a run closed it
+            stream.flush()
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -1,4 +1,4 @@
-"""The command line of one run: ``vitpos fit``, ``validate`` and ``test``, by LightningCLI."""
+"""The commands ``vitpos fit``, ``validate`` and ``test``, based on LightningCLI."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from vitpos.configs import check_seed, refuse_twice
+from vitpos.configs import check_seed, refuse_duplicates
 from vitpos.data.module import ImageData
 from vitpos.errors import VitposError
 from vitpos.lock import hold
@@ -29,18 +29,18 @@ from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import Bar, EpochLines, History, Last, SaveConfig, Similarity
 from vitpos.train.flags import check_flags, check_length, in_one_process
 from vitpos.train.parser import Parser, refused
-from vitpos.train.speed import keep_memory
+from vitpos.train.speed import keep_memory, use_tf32
 from vitpos.train.task import Classifier
 
 
 class VitposCLI(LightningCLI):
-    """LightningCLI for `Classifier` and `ImageData`, with ``--position`` at the top and one folder per run.
+    """LightningCLI for `Classifier` and `ImageData`, with a top-level ``--position`` and one folder per run.
 
     Args:
         args: Config as a dictionary, or the command line as a list.
-        run: Whether to carry the subcommand out; without, ``trainer``, ``model`` and ``datamodule`` are made only.
-        prefix: What the lines of progress begin with; without one the terminal gets a progress bar.
-        checkpoint: Without a subcommand, the checkpoint that training will go on from.
+        run: Whether to run the subcommand; otherwise only ``trainer``, ``model`` and ``datamodule`` are created.
+        prefix: Prefix of progress lines; without one, a terminal gets a progress bar.
+        checkpoint: Without a subcommand, the checkpoint to resume training from.
     """
 
     history: History
@@ -53,9 +53,9 @@ class VitposCLI(LightningCLI):
         keep_memory()
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-        logging.getLogger("timm.scheduler").setLevel(logging.ERROR)  # warns where all steps are warm-up
-        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a run that goes on
-        warnings.filterwarnings("ignore", "The dirpath has changed")  # a folder may be moved
+        logging.getLogger("timm.scheduler").setLevel(logging.ERROR)  # warns if all steps are warm-up
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a resumed run
+        warnings.filterwarnings("ignore", "The dirpath has changed")  # run folders may be moved
         warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")  # validate needs no history
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own, against torch 2.14
         sys.argv = sys.argv[:1]  # LightningCLI warns when both this and args are given
@@ -85,29 +85,35 @@ class VitposCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Names the subcommands and what they leave out of the command line."""
+        """Returns the subcommands and the arguments of their methods that are not options."""
         skipped = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
         return {"fit": skipped, "validate": skipped, "test": skipped}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds ``--position`` and gives the one seed to model and data."""
-        parser.add_argument("--position", type=str, default="none", help="The scheme, such as sinusoidal_2d(scale=1).")
+        """Adds ``--position`` and ``--checkpoint_minutes``, and links the seed to model and data."""
+        parser.add_argument("--position", type=str, default="none", help="Scheme, such as sinusoidal_2d(scale=1).")
+        parser.add_argument(
+            "--checkpoint_minutes",
+            type=float,
+            default=10.0,
+            help="Minutes of training after which a checkpoint is written inside an epoch too; 0: after epochs only.",
+        )
         parser.link_arguments("position", "model.position")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses the options; a checkpoint brings those of its model along, its position and its seed.
+        """Parses the options; with a checkpoint, those not given are taken from it (model, position, seed).
 
         Raises:
-            VitposError: A mistake in the options or the config, or no checkpoint where one is needed.
+            VitposError: A wrong option or config, or a missing checkpoint.
         """
         try:
             for before, word in itertools.pairwise(["", *args] if isinstance(args, list) else ()):
                 option, _, value = word.rpartition("=")
-                config = (option or before) in ("--config", "-c")  # there whatever the file is called
+                config = (option or before) in ("--config", "-c")  # there for any file name
                 if (file := expand(value)).is_file() and (config or file.suffix in (".yaml", ".yml")):
-                    refuse_twice(file)
+                    refuse_duplicates(file)
             super().parse_arguments(parser, args)
         except VitposError as error:
             files = [word for option, word in itertools.pairwise(args) if option in ("--config", "-c")]
@@ -131,16 +137,16 @@ class VitposCLI(LightningCLI):
             self.take_options(parser, args, options)
 
     def take_options(self, parser: LightningArgumentParser, args: list[str], options: Any) -> None:
-        """Takes from the checkpoint the options that are not given; `check_checkpoint` compares those that are.
+        """Takes options that are not given from the checkpoint; `check_checkpoint` compares those that are given.
 
         Raises:
-            VitposError: The checkpoint names a file of a scheme that was not given in so many words: it would be run.
+            VitposError: The checkpoint names a scheme in a file that the user has not named: its code would be run.
         """
         trained = cast(checkpoints.Checkpoint, self.checkpoint)["vitpos"]["options"]
         position = trained["position"]
         if checkpoints.runs_a_file(position) and not checkpoints.same_scheme(position, options.position):
             raise VitposError(
-                f"{options.ckpt_path} was trained with a scheme from a file, which is run only if you name it: "
+                f"{options.ckpt_path} was trained with a scheme from a file, whose code runs only if you name it: "
                 f"pass --position {position!r}"
             )
         config: dict[str, Any] = {}
@@ -150,17 +156,17 @@ class VitposCLI(LightningCLI):
             wanted = key in checkpoints.OPTIONS if group == "trainer" else group in ("", "model", "data")
             if not automatic and wanted and (self.subcommand == "fit" or group != "trainer" or name == "precision"):
                 (config.setdefault(group, {}) if group else config)[name] = value
-        self.config = parser.parse_args([args[0], "--config", json.dumps(config), *args[1:]])  # what comes later wins
+        self.config = parser.parse_args([args[0], "--config", json.dumps(config), *args[1:]])  # later arguments win
         self.config[args[0]].ckpt_path = options.ckpt_path
 
     def _parse_ckpt_path(self) -> None:
-        """Does what LightningCLI does here in `take_options`: its own would pass over options that are given."""
+        """Replaced by `take_options`, because LightningCLI's method would override given options."""
 
     def check_checkpoint(self) -> None:
         """Refuses options that contradict the checkpoint, before anything is written.
 
         Raises:
-            VitposError: What differs, with both values.
+            VitposError: With the differing option and both values.
         """
         if self.checkpoint is not None:
             checkpoints.check(
@@ -170,21 +176,21 @@ class VitposCLI(LightningCLI):
     before_validate = before_test = check_checkpoint
 
     def before_fit(self) -> None:
-        """Compares with the checkpoint, and leaves its path out of the saved config, which repeats the whole run."""
+        """Checks the checkpoint, and removes its path from the saved config, which has to reproduce the whole run."""
         self.check_checkpoint()
         last, path = self.folder / "last.ckpt", self.config["fit"]["ckpt_path"]
         if path and Path(path) == checkpoints.previous(last):
-            last.unlink(missing_ok=True)  # damaged, it would take the place of the whole one when the next is written
+            last.unlink(missing_ok=True)  # it is damaged, and would replace the intact previous one at the next save
         self.config["fit"]["ckpt_path"] = None
         if self.checkpoint is not None:
             for key, old, new in checkpoints.lengths(self.checkpoint, self.trainer):
-                print(f"{key} is {new}, it was {old}: the learning rate follows the new length from here on")
+                print(f"{key} is {new}, it was {old}: from here on the learning rate follows the new length")
         elif not self._get(self.config, "trainer").fast_dev_run:
             checkpoints.discard(self.folder)
 
     @property
     def folder(self) -> Path:
-        """The folder of the run: ``trainer.default_root_dir``, else one named after what is trained."""
+        """The run's folder: ``trainer.default_root_dir``, else one named after data, model, scheme and seed."""
         given = self._get(self.config, "trainer").default_root_dir
         if given:
             return expand(given)
@@ -193,27 +199,31 @@ class VitposCLI(LightningCLI):
         return Path("runs", f"{data.name}-{model.name.removeprefix('vitpos_')}-{scheme}-s{seed}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Makes the trainer: bf16 where the device has it unless asked otherwise, and all output in the folder.
+        """Creates the trainer: bf16 by default if the device supports it, and all output in the run's folder.
 
         Raises:
-            VitposError: The folder already holds a run and ``--ckpt_path`` does not say to go on with it, it cannot
-                be written, or the trainer's options do not go together.
+            VitposError: The folder holds another run and ``--ckpt_path`` does not resume it, it cannot be written, or
+                the trainer's options are incompatible.
         """
         config = self._get(self.config_init, "trainer")
         folder = self.folder
         check_flags(config)
+        minutes = self._get(self.config_init, "checkpoint_minutes")
+        if not minutes >= 0:  # written so that NaN fails too
+            raise VitposError(f"checkpoint_minutes is {minutes}; it must be at least 0 (0: after whole epochs only)")
         if self.subcommand in (None, "fit"):
             self.claim(folder)
         files = checkpoints.candidates(folder) if self.subcommand == "fit" else []
         if files and (held := checkpoints.another(files[0], self.checkpoint)):
             raise VitposError(
-                f"{folder} already holds {held}; go on with --ckpt_path last, or name another folder with "
+                f"{folder} already holds {held}; resume it with --ckpt_path last, or name another folder with "
                 "--trainer.default_root_dir"
             )
         kwargs["default_root_dir"] = folder
+        if on_gpu(config.accelerator):
+            use_tf32(config.precision is None)
         if config.precision is None:
             kwargs["precision"] = chosen_precision(config.accelerator)
-            torch.backends.cuda.matmul.fp32_precision = "tf32"  # of the products that stay in float32
         elif str(config.precision).startswith("bf16") and on_gpu(config.accelerator) and not fast_bf16("cuda"):
             raise VitposError(
                 f"trainer.precision is {config.precision}, but {torch.cuda.get_device_name()} has no bfloat16; "
@@ -237,8 +247,7 @@ class VitposCLI(LightningCLI):
             *(bars if bar or theirs else [EpochLines(folder, self.prefix or folder.name, history)]),
         ]
         if config.enable_checkpointing is not False:
-            last_epoch = Last(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-            kwargs["callbacks"].append(last_epoch)
+            kwargs["callbacks"].append(Last(folder, minutes))
         if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
             kwargs["plugins"].append(checkpoints.WholeFiles())
         if config.logger in (None, True):
@@ -254,10 +263,10 @@ class VitposCLI(LightningCLI):
         return trainer
 
     def claim(self, folder: Path) -> None:
-        """Makes the folder of a run, and keeps other runs out of it until this one ends; `study run` does so itself.
+        """Creates the run's folder and locks it until the run ends (`study run` locks by itself).
 
         Raises:
-            VitposError: Another one is in it, or it cannot be written.
+            VitposError: Another run uses it, or it cannot be written.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -265,22 +274,22 @@ class VitposCLI(LightningCLI):
                 raise PermissionError(errno.EACCES, "it is read-only")
             if self.subcommand == "fit":
                 taken = f"another vitpos fit works in {folder}; wait for it, or name another folder with "
-                self.held.enter_context(hold(folder / ".lock", f"{taken}--trainer.default_root_dir"))
-                for part in folder.glob("*.part"):  # of a process that was killed
+                self.held.enter_context(hold(folder / ".lease", f"{taken}--trainer.default_root_dir"))
+                for part in folder.glob("*.part"):  # left by a killed process
                     part.unlink()
         except OSError as error:
             raise VitposError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
 
     def after_fit(self) -> None:
-        """Says where the run lies."""
+        """Prints where the run was written."""
         if self.checkpoint is not None and self.checkpoint["global_step"] == self.trainer.global_step:
-            way = "for more, raise --trainer.max_epochs or --trainer.max_steps"
+            way = "to train longer, raise --trainer.max_epochs or --trainer.max_steps"
             if self.trainer.should_stop:
                 way = "EarlyStopping or trainer.max_time ended it"
             print(f"nothing left to do after {self.trainer.global_step} steps; {way}")
             return
         if self._get(self.config, "trainer").fast_dev_run:
-            print("a trial of the code (trainer.fast_dev_run): no checkpoint is kept, no curves")
+            print("trial run (trainer.fast_dev_run): no checkpoint and no curves are written")
             return
         folders = [str(logger.save_dir) for logger in self.trainer.loggers if isinstance(logger, TensorBoardLogger)]
         print(
@@ -296,27 +305,27 @@ class VitposCLI(LightningCLI):
 
 
 def listed(given: Any) -> list[Any]:
-    """Makes a list of an option that may be one thing, several or none."""
+    """Converts an option that may be one value, several or None to a list."""
     return given if isinstance(given, list) else [] if given is None else [given]
 
 
 def slug(text: str) -> str:
-    """Writes a scheme as a file name: ``sinusoidal_2d(scale=0.02)`` becomes ``sinusoidal_2d-scale-0.02``."""
+    """Converts a scheme to a file name: ``sinusoidal_2d(scale=0.02)`` becomes ``sinusoidal_2d-scale-0.02``."""
     return re.sub(r"[^\w.+]+", "-", text).strip("-")
 
 
 def chosen_precision(accelerator: str) -> str:
-    """Returns the precision where none is asked for: bf16 where the hardware has it."""
+    """Returns the default precision: bf16 if the hardware supports it."""
     return "bf16-mixed" if fast_bf16(accelerator) else "32-true"
 
 
 def on_gpu(accelerator: str) -> bool:
-    """Tells whether Lightning's accelerator of this name is a CUDA device here."""
+    """Returns whether an accelerator name of Lightning means a CUDA device here."""
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def fast_bf16(accelerator: str) -> bool:
-    """Tells whether bfloat16 products are in the hardware that will train (emulated ones are slower than float32)."""
+    """Returns whether the training hardware has bfloat16 products (emulated ones are slower than float32)."""
     if on_gpu(accelerator):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():

@@ -1,4 +1,4 @@
-"""Flags of Lightning's Trainer that a run of vitpos cannot take as they are."""
+"""Lightning Trainer flags that a run of vitpos does not support."""
 
 import re
 from typing import Any
@@ -13,18 +13,18 @@ LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_c
 
 
 def check_flags(config: Any) -> None:
-    """Checks the flags that Lightning would stumble over much later, or take for something else.
+    """Checks flags that Lightning would fail on much later, or misinterpret.
 
     Args:
-        config: The flags, as parsed.
+        config: The parsed flags.
 
     Raises:
-        VitposError: More than one device or machine, a flag below its range, or one that leaves nothing of a run.
+        VitposError: More than one device or machine, a flag out of range, or one that makes the run meaningless.
     """
     devices = len(config.devices) if isinstance(config.devices, list) else config.devices
-    if devices not in (1, "1"):  # more would start this command once per device
+    if devices not in (1, "1"):  # Lightning would start this command once per device
         raise VitposError(f"a run takes one device, got trainer.devices={config.devices!r}")
-    if config.num_nodes != 1:  # it would wait for the others
+    if config.num_nodes != 1:  # Lightning would wait for the other machines
         raise VitposError(f"a run takes one machine, got trainer.num_nodes={config.num_nodes}")
     for flag, least in LEAST.items():
         if (value := config[flag]) is not None and not value >= least:  # written so that NaN fails too
@@ -32,16 +32,16 @@ def check_flags(config: Any) -> None:
     if config.val_check_interval == 0:
         raise VitposError("trainer.val_check_interval is 0; it must be above 0 (trainer.limit_val_batches 0: never)")
     if re.search("spawn|fork|notebook", str(config.strategy)):
-        raise VitposError(f"a run is one process, which trainer.strategy={config.strategy} would leave; leave it out")
+        raise VitposError(f"a run is one process, but trainer.strategy={config.strategy} starts others; leave it out")
     if config.barebones:
-        raise VitposError("trainer.barebones cannot be used: it switches off the metrics that a run is there for")
+        raise VitposError("trainer.barebones cannot be used: it disables the metrics that a run reports")
 
 
 def check_length(trainer: Trainer) -> None:
-    """Checks that training has an end and a step, for the learning rate falls from a first to a last one.
+    """Checks that training has a last step, which the learning rate schedule needs, and at least one step.
 
     Raises:
-        VitposError: Names the flags.
+        VitposError: With the flags to set.
     """
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise VitposError(
@@ -54,7 +54,7 @@ def check_length(trainer: Trainer) -> None:
 
 
 def in_one_process(plugins: list[Any]) -> list[Any]:
-    """Adds to the plugins that a run is one process, whatever the variables of a cluster say of its allocation."""
+    """Adds a plugin that makes the run a single process, whatever a cluster's environment variables say."""
     if any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
         return plugins
     return [*plugins, LightningEnvironment()]

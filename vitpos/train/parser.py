@@ -1,4 +1,4 @@
-"""Options of a run that are wrong, said in one line: what jsonargparse and Lightning have against them, put plainly."""
+"""One-line error messages for wrong options, from the errors of jsonargparse and Lightning."""
 
 import re
 import traceback
@@ -18,24 +18,20 @@ from lightning.pytorch.cli import LightningArgumentParser
 from vitpos.errors import VitposError, unknown
 
 JSONARGPARSE, LIGHTNING, TORCH = (package.__path__[0] for package in (jsonargparse, lightning, torch))
-# a default of Lightning's Timer; without this the config of a run with one cannot be written
+# The default of Lightning's Timer; without this, a config with a Timer cannot be saved.
 yaml.SafeDumper.add_multi_representer(Interval, lambda dumper, value: dumper.represent_str(value.value))
 
 
 class Parser(LightningArgumentParser):
-    """Says what is wrong with an option or a key of a config in one line, with the nearest that exists."""
+    """Reports a wrong option or config key in one line, with the nearest existing one."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Raises the error instead of printing the usage, which here is two hundred lines long.
-
-        Raises:
-            VitposError: Always.
-        """
+        """Raises a VitposError instead of printing the usage, which has two hundred lines."""
         raise readable(" ".join(message.split()), list(destinations(self)))
 
 
 def destinations(parser: Any) -> Iterator[str]:
-    """Names all keys of a parser and of its subcommands."""
+    """Yields all keys of a parser and its subcommands."""
     for action in parser._actions:
         if isinstance(action.choices, dict):
             for subparser in action.choices.values():
@@ -45,7 +41,7 @@ def destinations(parser: Any) -> Iterator[str]:
 
 
 def readable(text: str, keys: list[str]) -> VitposError:
-    """Turns what jsonargparse says about a mistake into what a user wants to know."""
+    """Converts an error message of jsonargparse to a readable one."""
     if inner := re.search(r"Subtypes: \[.*lightning.*Errors: (- .*) Given value type: .*Given value: (.*)$", text):
         return of_a_class(text, inner[1], inner[2])
     key = r"(?:(?:[Uu]nrecognized arguments: --)|(?:(?:[Oo]ption|key|Key) '))([\w.]+)"
@@ -63,14 +59,14 @@ def readable(text: str, keys: list[str]) -> VitposError:
 
 
 def unknown_key(key: str, keys: list[str]) -> VitposError:
-    """Makes the error for an unknown key; the known ones are those beside it, since all would fill a screen."""
+    """Returns the error for an unknown key, listing only the keys of its group: all would fill a screen."""
     group = key.rpartition(".")[0]
     beside = {known for known in keys if known.rpartition(".")[0] == group}
     return unknown("option", key, beside or {known.partition(".")[0] for known in keys})
 
 
 def of_a_class(text: str, errors: str, given: str) -> VitposError:
-    """Turns what jsonargparse lists against a callback or a logger, type by type, into the one thing that is wrong."""
+    """Reduces jsonargparse's type-by-type list of errors for a callback or logger to the one that matters."""
     found = re.search(r'key "([\w.]+)":', text)
     kind = "logger" if "loggers.logger.Logger" in text else "callbacks"
     key = found[1] if found else f"trainer.{kind}"
@@ -83,7 +79,9 @@ def of_a_class(text: str, errors: str, given: str) -> VitposError:
         r"Problem with given class_path '([\w.]+)':", lambda found: f"{found[1].rpartition('.')[2]}:", reason
     )
     if found := re.match(r"Expected a dot import path string: (.*)", reason):
-        known = {*(loggers if kind == "logger" else callbacks).__all__} - {found[1]}  # which lacks what it needs
+        known = {*(loggers if kind == "logger" else callbacks).__all__} - {
+            found[1]
+        }  # an existing class of this name lacks a dependency
         return unknown(f"class of {key}", found[1], known)
     if found := re.match(r"the following arguments are required: (.*)", reason):
         names = re.findall(r"class_path='[\w.]*?(\w+)'", given)
@@ -92,24 +90,26 @@ def of_a_class(text: str, errors: str, given: str) -> VitposError:
 
 
 def refused(error: Exception) -> VitposError | None:
-    """Puts into one line what Lightning, or what it calls of torch, has against the options of a run.
+    """Converts an error of Lightning, or of torch called by Lightning, about a run's options to one line.
 
     Args:
-        error: What was raised while a run was set up or carried out.
+        error: Exception raised while setting up or running a run.
 
     Returns:
-        The error to raise in its place; None where it comes from elsewhere and is no matter of options.
+        The error to raise instead, also if the GPU runs out of memory; None if the exception is not about options.
     """
     if isinstance(error, VitposError | OSError):
         return None
-    helpers = (TORCH, f"{LIGHTNING}_")  # torchmetrics and lightning_utilities too: what called them says whose it is
+    if isinstance(error, torch.OutOfMemoryError):
+        return VitposError(f"{' '.join(str(error).split())[:200]} (try a smaller data.batch_size)")
+    helpers = (TORCH, f"{LIGHTNING}_")  # and lightning_utilities: the caller decides whose error it is
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(helpers)]
     text = re.sub(r"<(?:\w+\.)*(\w+) object at 0x\w+>", r"\1", " ".join(str(error).split()))
     if frames[-1].filename.startswith(JSONARGPARSE):
         return readable(text, [])
     if not frames[-1].filename.startswith(LIGHTNING):
         return None
-    if isinstance(error, MisconfigurationException | ModuleNotFoundError):  # their words are meant for the user
+    if isinstance(error, MisconfigurationException | ModuleNotFoundError):  # their messages are meant for users
         return VitposError(f"trainer: {text}")
     said = f"{type(error).__name__}: {text}".removesuffix(": ")
     where = Path(frames[-1].filename).relative_to(LIGHTNING)

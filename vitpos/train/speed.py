@@ -1,4 +1,4 @@
-"""What makes training fast on the machine at hand without changing what is computed: memory, attention, compilation."""
+"""Faster training without changing results: memory, attention, compilation."""
 
 import ctypes
 import platform
@@ -12,16 +12,16 @@ from vitpos.errors import VitposError
 Attention = Literal["auto", "fused", "unfused"]
 Compile = Literal["auto"] | bool
 
-# glibc's names of options of mallopt
+# options of glibc's mallopt
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-# Tokens up to which the (tokens x tokens) matrices of unfused attention are small against the other activations.
+# Up to this many tokens, the (tokens x tokens) matrices of unfused attention are small compared to other activations.
 UNFUSED_TOKENS = 256
 
 
 def keep_memory() -> None:
-    """Makes the process keep freed memory for its next step, instead of handing it back and faulting it in again.
+    """Makes the process keep freed memory for the next step, instead of returning it and faulting it in again.
 
-    At width 96, some 30,000 page faults a step were 8 % of its time. Where the C library is not glibc, nothing is done.
+    At width 96, about 30,000 page faults per step took 8 % of its time. Does nothing if the C library is not glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -30,16 +30,26 @@ def keep_memory() -> None:
         libc.mallopt(M_TOP_PAD, 2**26)
 
 
-def choose_attention(net: VisionTransformer, attention: Attention, device: str, precision: str) -> None:
-    """Sets whether the attentions of a network are computed by the fused operation or product by product.
+def use_tf32(use: bool) -> None:
+    """Sets whether a GPU computes products of float32 in TF32, for the process, and so anew for each run.
 
-    On a CPU in bfloat16 the backward of the fused operation is slow: product by product, a whole step takes 0.35 to
-    0.8 of the time. In float32 and on a GPU the fused one is faster or equal, and past 256 tokens it saves memory.
+    By the older of torch's two ways: after the newer one, `torch.get_float32_matmul_precision`, which Lightning calls
+    on GPUs from Ampere on, raises an error.
+    """
+    torch.set_float32_matmul_precision("high" if use else "highest")
+    torch.backends.cudnn.allow_tf32 = use
+
+
+def choose_attention(net: VisionTransformer, attention: Attention, device: str, precision: str) -> None:
+    """Sets whether the attentions of a network use the fused operation.
+
+    On a CPU in bfloat16 the backward of the fused operation is slow: unfused, a whole step takes 0.35 to 0.8 of the
+    time. In float32 and on a GPU the fused one is as fast or faster, and beyond 256 tokens it saves memory.
 
     Args:
-        net: The network; its attentions are changed in place.
-        attention: ``fused``, ``unfused``, or what is faster (``auto``).
-        device: Type of the device that will train.
+        net: The network; changed in place.
+        attention: ``fused``, ``unfused``, or the faster one (``auto``).
+        device: Type of the training device.
         precision: Lightning's name of the precision, such as ``bf16-mixed``.
     """
     if attention == "auto":
@@ -52,22 +62,22 @@ def choose_attention(net: VisionTransformer, attention: Attention, device: str, 
 
 
 def compiles(compile: Compile, device: str) -> bool:
-    """Tells whether the training step is to be compiled: on a GPU, unless the option says otherwise.
+    """Returns whether to compile the training step: by default on a GPU.
 
-    On a CPU a compiled step is a sixth faster on two threads and no faster on one, for 25 s of warm-up.
+    On a CPU a compiled step is a sixth faster on two threads and no faster on one, and takes 25 s to compile.
 
     Args:
-        compile: Whether to; ``auto`` compiles on a GPU where that works.
-        device: Type of the device that will train.
+        compile: True, False, or ``auto``: on a GPU if compilation works.
+        device: Type of the training device.
 
     Raises:
-        VitposError: True where it does not work.
+        VitposError: `compile` is true, but compilation fails.
     """
     if compile is False or (compile == "auto" and device != "cuda"):
         return False
     try:
         torch.compile(torch.neg)(torch.ones(8, device=device))
-    except Exception as error:  # no compiler, no headers, no Triton, an old GPU: each has its own
+    except Exception as error:  # no compiler, no headers, no Triton, an old GPU: each raises its own error
         if compile == "auto":
             return False
         reason = " ".join(str(error).split())

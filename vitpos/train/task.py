@@ -1,4 +1,4 @@
-"""The training task: a timm ViT, a position scheme, and the recipe that is the same for all of them."""
+"""The training task: a timm ViT with a position scheme, and a recipe that is the same for all schemes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,27 +27,27 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Classifier(L.LightningModule):
-    """Trains one ViT with one position scheme to classify images.
+    """Trains a ViT with a position scheme to classify images.
 
-    Everything random is drawn from a stream of its own (see `vitpos.seeding`): the backbone's weights from
-    (seed, "weights"), drop-path, dropout and mixup from (seed, "dropout", step). So two schemes of one seed differ in
-    their positions alone.
+    Every random quantity has its own stream (see `vitpos.seeding`): the backbone's weights use (seed, "weights");
+    drop-path, dropout and mixup use (seed, "dropout", step). So two schemes with the same seed differ only in their
+    positions.
 
     Args:
-        name: A model that timm knows, such as ``vitpos_micro_patch4_32``.
+        name: A timm model name, such as ``vitpos_micro_patch4_32``.
         position: The scheme as text, such as ``sinusoidal_2d(temperature=100)`` or ``learned+sinusoidal_1d``.
-        patch_size: Side of a patch in pixels; left out, the model's own.
+        patch_size: Side of a patch in pixels; default: that of the model.
         global_pool: ``avg`` over the patches without a class token, or a class ``token``.
         drop_path_rate: Stochastic depth at the last block, growing linearly from 0 at the first.
         lr: Peak learning rate of AdamW.
-        weight_decay: Of matrices only; positions, norms, biases and tokens have none.
+        weight_decay: Weight decay of matrices; positions, norms, biases and tokens have none.
         warmup_epochs: Epochs of linear warm-up before the cosine to 0.
         label_smoothing: Share of the target spread over all classes.
         mixup: Alpha of mixup (timm); 0 is off.
         cutmix: Alpha of cutmix (timm); 0 is off.
-        attention: ``fused``, ``unfused``, or what is faster where it trains (``auto``); equal but for rounding.
-        compile: Whether the training step is compiled by ``torch.compile``: true, false, or ``auto``, that is on a GPU
-            where it works; equal but for rounding.
+        attention: ``fused``, ``unfused``, or the faster one for training (``auto``); equal up to rounding.
+        compile: Whether to compile the training step with ``torch.compile``: true, false, or ``auto`` (on a GPU, if it
+            works); equal up to rounding.
         seed: Seed of all streams; the command line sets it from ``seed_everything``.
     """
 
@@ -72,7 +72,7 @@ class Classifier(L.LightningModule):
         super().__init__()
         if not timm.is_model(name):
             raise unknown("model", name, timm.list_models("vitpos_*"))
-        positions.check(position)  # before the data, which may have to be downloaded
+        positions.check(position)  # now, not after the data has been downloaded
         if not (lr > 0 and weight_decay >= 0 and warmup_epochs >= 0 and 0 <= label_smoothing < 1):
             raise VitposError(
                 f"lr must be above 0 (got {lr}), weight_decay and warmup_epochs at least 0 (got {weight_decay} and "
@@ -82,7 +82,7 @@ class Classifier(L.LightningModule):
         self.net: VisionTransformer | None = None
         self.mix: Mixup | None = None
         self.right: list[torch.Tensor] = []
-        self.run_hash: str | None = None  # of the run of a study
+        self.run_hash: str | None = None  # set for runs of a study
         self.sources = checkpoints.trail([])
         self._trained: dict[str, Any] | None = None
         self._brought: checkpoints.Checkpoint = {}
@@ -90,36 +90,37 @@ class Classifier(L.LightningModule):
 
     @property
     def data(self) -> ImageData:
-        """The data module that the trainer feeds from."""
+        """The trainer's data module."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ImageData):
             raise VitposError(f"training needs vitpos.data.ImageData as its data module, got {type(data).__name__}")
         return data
 
     def configure_model(self) -> None:
-        """Builds the network for the images at hand, once, and chooses how it is computed; called before each stage."""
+        """Builds the network for the data, once, and chooses attention and compilation; called before each stage."""
         net = self.build(self.data) if self.net is None else self.net
         device = self.trainer.strategy.root_device.type
         choose_attention(net, self.hparams["attention"], device, str(self.trainer.precision))
         if self.trainer.training and compiles(self.hparams["compile"], device):
-            # draws as without compilation, so that dropout stays paired; a graph a scheme, kept for its other seeds
+            # The same draws as without compilation, so that dropout stays paired; and enough graphs for one per scheme,
+            # which its other seeds reuse.
             torch._inductor.config.fallback_random = True
             torch._dynamo.config.recompile_limit = 100
             self.step = torch.compile(self.loss, dynamic=False)
 
     def build(self, data: ImageData) -> VisionTransformer:
-        """Builds the network for the images of a data module that is set up.
+        """Builds the network for the images of a data module, after its setup.
 
-        Backbone first, scheme second, so that the scheme's draws cannot move the backbone's.
+        The backbone is built before the scheme, so that the scheme's draws cannot affect the backbone.
 
         Args:
-            data: Gives image size, channels and classes.
+            data: Provides image size, channels and classes.
 
         Returns:
-            The network, also kept as ``self.net``.
+            The network, also stored as ``self.net``.
 
         Raises:
-            VitposError: Unknown scheme or option, or sizes that do not divide.
+            VitposError: Unknown scheme or option, or sizes that are not divisible.
         """
         options = self.hparams
         torch.manual_seed(derive(options["seed"], "weights"))
@@ -148,11 +149,11 @@ class Classifier(L.LightningModule):
         return self.net
 
     def on_fit_start(self) -> None:
-        """Notes the options before callbacks change them from epoch to epoch."""
+        """Records the options before callbacks change them between epochs."""
         self._trained = checkpoints.describe(self, self.data, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Adds what the weights belong to, and of an epoch in progress its means and gradients."""
+        """Adds what the weights depend on, and, within an epoch, its running means and gradients."""
         mean, deviation = self.data.moments
         belongs = self._trained or checkpoints.describe(self, self.data, self.trainer)
         checkpoint["vitpos"] = {
@@ -166,13 +167,13 @@ class Classifier(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Takes the normalisation of the training data, and makes training go on at the step that comes next.
+        """Restores the normalisation of the training data, and prepares training to continue at the next step.
 
         Raises:
-            VitposError: The data are not those that the checkpoint was trained on, or it is of an older version.
+            VitposError: The data differs from that of the checkpoint, or the checkpoint is too old.
         """
         if "vitpos" not in checkpoint:
-            raise VitposError("the checkpoint is of an older version of vitpos, which did not keep its data in it")
+            raise VitposError("the checkpoint is of an older version of vitpos, which did not store its data")
         brought = checkpoint["vitpos"]
         train, data = self.trainer.state.fn == "fit", brought["data"]
         checkpoints.check_data(data, self.data.describe(), train=train)
@@ -185,10 +186,9 @@ class Classifier(L.LightningModule):
             checkpoints.settle(checkpoint)
 
     def on_train_start(self) -> None:
-        """Makes the schedule anew and, where a run goes on, sets its gradients accumulated so far.
+        """Rebuilds the schedule and, in a resumed run, restores the accumulated gradients.
 
-        A checkpoint may bring the schedule of another length, and finders of the rate or the batch size change what it
-        was made from.
+        The checkpoint's schedule may have another length, and learning rate or batch size finders change its inputs.
         """
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, CosineLRScheduler):
@@ -202,12 +202,6 @@ class Classifier(L.LightningModule):
                 if (gradient := self._brought["gradients"].get(name)) is not None:
                     parameter.grad = gradient.to(parameter.device)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Adds what the epoch had summed up before it went on."""
-        if self._brought:
-            checkpoints.add_sums(self._brought["sums"], self.trainer)
-            self._brought = {}
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Computes logits (B, classes) from normalised images (B, C, H, W)."""
         if self.net is None:
@@ -215,46 +209,49 @@ class Classifier(L.LightningModule):
         return cast(torch.Tensor, self.net(images))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Starts the step's own stream for drop-path, dropout and mixup, whatever was drawn before."""
-        # by batch, as the augmentation: optimizer steps are fewer where gradients are accumulated
+        """Seeds the step's own stream for drop-path, dropout and mixup, independent of earlier draws."""
+        # counts batches, like the augmentation: with accumulated gradients there are fewer optimizer steps
         stream = derive(self.hparams["seed"], "dropout", self.trainer.fit_loop.epoch_loop.total_batch_idx)
         torch.manual_seed(stream)
         if self.mix is not None:
             np.random.seed(stream % 2**32)  # timm's Mixup draws from numpy's global state
 
     def loss(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Computes loss and logits; targets are labels, or shares of the classes where the images are mixed."""
-        smoothing = self.hparams["label_smoothing"] if self.mix is None else 0.0  # mixup has smoothed them
+        """Computes loss and logits; targets are labels, or class probabilities with mixup."""
+        smoothing = self.hparams["label_smoothing"] if self.mix is None else 0.0  # mixup smooths by itself
         logits = self(images)
         return F.cross_entropy(logits, targets, label_smoothing=smoothing), logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Computes the loss of one batch."""
+        """Computes the loss of a batch, and after a resume adds the epoch's sums from before it."""
         images, labels = batch
         loss, logits = self.step(*(batch if self.mix is None else self.mix(images, labels)))
         self.record("train", loss.detach(), logits, labels)
+        if self._brought:  # here, since callbacks may save a checkpoint when this batch ends
+            checkpoints.add_sums(self._brought["sums"], self.trainer)
+            self._brought = {}
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Computes loss and accuracy on held-out images."""
+        """Computes loss and accuracy on validation images."""
         self.evaluate("val", batch)
 
     def on_test_epoch_start(self) -> None:
-        """Forgets which images an earlier test got right."""
+        """Clears the results of an earlier test."""
         self.right = []
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Computes loss and accuracy on the test images, and keeps which ones are right, in their order in memory."""
+        """Computes loss and accuracy on test images, and stores which are classified correctly, in canonical order."""
         self.right.append(self.evaluate("test", batch))
 
     def evaluate(self, part: str, batch: Batch) -> torch.Tensor:
-        """Records plain cross entropy (no smoothing) and accuracy of one batch, and returns which images are right."""
+        """Records cross entropy (without smoothing) and accuracy of a batch; returns which images are correct."""
         images, labels = batch
         logits = self(images)
         return self.record(part, F.cross_entropy(logits, labels), logits, labels)
 
     def record(self, part: str, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Adds a batch to the epoch's means, which the history callback writes out; returns which images are right."""
+        """Adds a batch to the epoch's means, which the history callback writes; returns which images are correct."""
         right = logits.argmax(1) == labels
         self.log_dict(
             {f"{part}/loss": loss, f"{part}/accuracy": right.float().mean()},
@@ -267,21 +264,21 @@ class Classifier(L.LightningModule):
         return right
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Makes AdamW, with decay on matrices only, and warm-up and cosine by step."""
+        """Returns AdamW, with weight decay on matrices only, and a per-step schedule of warm-up and cosine."""
         net = self.net
         if net is None:
             raise VitposError("the network is not built yet: call build(data) or let the trainer do it")
         decay = self.hparams["weight_decay"]
         groups = param_groups_weight_decay(net, weight_decay=decay, no_weight_decay_list=net.no_weight_decay())
-        # Lightning clips in mixed precision what is not fused only
+        # in mixed precision Lightning can clip gradients only if the optimizer is not fused
         optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], fused=not self.trainer.gradient_clip_val)
-        self.trainer.fit_loop.setup_data()  # which counts the batches; max_epochs needs that, but max_steps does not
+        self.trainer.fit_loop.setup_data()  # counts the batches, which max_epochs needs (max_steps does not)
         schedule = {"scheduler": self.schedule(optimizer), "interval": "step"}
-        # Lightning takes timm's schedulers, but its types name torch's only.
+        # Lightning accepts timm's schedulers, but its type annotations only torch's.
         return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": schedule})
 
     def schedule(self, optimizer: torch.optim.Optimizer) -> CosineLRScheduler:
-        """Makes the course of the learning rate: linear warm-up, then a cosine to 0 at the last step."""
+        """Returns the learning rate schedule: linear warm-up, then a cosine to 0 at the last step."""
         steps = int(self.trainer.estimated_stepping_batches)
         epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches  # in steps
         warmup = max(min(round(self.hparams["warmup_epochs"] * epoch), steps - 1), 0)
@@ -291,14 +288,14 @@ class Classifier(L.LightningModule):
             optimizer,
             t_initial=steps - warmup,
             warmup_t=warmup,
-            warmup_lr_init=self.hparams["lr"] / max(warmup, 1),  # from 0, the first step would be lost
+            warmup_lr_init=self.hparams["lr"] / max(warmup, 1),  # from 0, the first step would do nothing
             warmup_prefix=True,
             t_in_epochs=False,
         )
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Moves timm's scheduler to the step that comes next, and one of torch's by one step."""
+        """Advances timm's scheduler to the next step, or torch's by one step."""
         if isinstance(scheduler, CosineLRScheduler):
             scheduler.step_update(self.global_step)
-        else:  # of a callback's
+        else:  # set by a callback
             super().lr_scheduler_step(scheduler, metric)

@@ -8,10 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from vitpos.study import plan
-from vitpos.study.engines import local
+from vitpos.study.engines import Limits, local
 from vitpos.study.results import Results
 
 TASKS = Path("/proc/self/task")
@@ -19,8 +18,61 @@ TASKS = Path("/proc/self/task")
 
 def test_slots_by_default(monkeypatch):
     assert local.default_slots() == len(os.sched_getaffinity(0))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert local.default_slots() == 1
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1", "2"])
+    assert local.default_slots() == 3
+
+
+class FakeProcess:
+    """A worker process that is never started; it notes the GPU that it would see."""
+
+    pid, exitcode = 2**30, None  # of no process
+
+    def __init__(self, seen, pipe):
+        self.seen, self.end = seen, os.dup(pipe.fileno())
+        self.sentinel = os.open(os.devnull, os.O_RDONLY)
+
+    def start(self):
+        self.seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+    def is_alive(self):
+        return True
+
+    def kill(self):
+        pass
+
+    def join(self, timeout=None):
+        pass
+
+
+@pytest.mark.parametrize("given", [None, "3,5"])
+def test_each_worker_sees_one_gpu_in_turn_and_an_idle_one_is_used_again(study_file, tmp_path, monkeypatch, given):
+    runs, seen = plan.load(study_file(seeds=[0, 1, 2])).runs, []
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "5"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    context = local.get_context("spawn")
+    monkeypatch.setattr(context, "Process", lambda target, args: FakeProcess(seen, args[0]), raising=False)
+    monkeypatch.setattr(local, "get_context", lambda method: context)
+    with local.Local(Results(tmp_path), Limits(), 4) as engine:
+        for run in runs[:4]:
+            engine.start(run)
+        assert seen == ["3", "5", "3", "5"]
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == given
+        engine.workers[1].run = None
+        engine.start(runs[4])
+        assert engine.workers[1].run is runs[4]
+        assert len(seen) == 4
+
+
+def test_workers_are_added_where_it_pays_and_a_fixed_number_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1"])
+    assert local.Local(Results(tmp_path), Limits(), 3).sharing is None
+    engine = local.Local(Results(tmp_path), Limits())
+    assert engine.slots == 2
+    monkeypatch.setattr(engine.sharing, "look", lambda beats: 3)
+    assert engine.wait(0) == []
+    assert engine.slots == 6
 
 
 def descendants(pid):
@@ -146,7 +198,7 @@ def test_a_worker_that_is_killed_does_not_stop_the_others(study_file, tmp_path):
 
 
 ENDS = """
-import os, sys
+import os, sys, time
 from lightning.pytorch import Callback
 
 class Ends(Callback):
@@ -160,6 +212,8 @@ class Ends(Callback):
                 os._exit(7)
             case 3:
                 os.abort()
+            case 5:
+                time.sleep(1000)
 """
 
 
@@ -167,10 +221,11 @@ class Ends(Callback):
 def test_however_a_run_ends_the_others_go_on(study_file, tmp_path):
     (tmp_path / "ends.py").write_text(ENDS)
     overrides = {"trainer.callbacks": [{"class_path": "ends.Ends"}]}
-    file = study_file(seeds=[0, 1, 2, 3, 4], axes={"position": ["learned"]}, overrides=overrides)
+    file = study_file(seeds=[0, 1, 2, 3, 4, 5], axes={"position": ["learned"]}, overrides=overrides)
     command = [sys.executable, "-c", "import sys; from vitpos.cli.main import main; sys.exit(main())"]
     done = subprocess.run(
-        [*command, "study", "run", str(file), "--results", str(tmp_path / "results"), "--workers", "2"],
+        [*command, "study", "run", str(file), "--results", str(tmp_path / "results"), "--workers", "2",
+         "--retries", "0", "--run-timeout", "60"],
         capture_output=True, text=True, check=False, env=beside(tmp_path),
     )  # fmt: skip
     assert done.returncode == 1
@@ -179,5 +234,8 @@ def test_however_a_run_ends_the_others_go_on(study_file, tmp_path):
     assert [failure and failure["error"] for failure in failures] == [
         "SystemExit 3", "KeyboardInterrupt", "its process ended itself with exit code 7",
         "its process was killed by SIGABRT", None,
+        f"ran longer than --run-timeout 60 s; hung in {tmp_path}/ends.py:17 on_train_epoch_start",
     ]  # fmt: skip
+    assert "on_train_epoch_start" in failures[3]["traceback"]  # where it crashed
+    assert "ends.py" in failures[5]["traceback"]
     assert results.row(study.runs[4])

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from vitpos.errors import VitposError
+from vitpos.study.engines.jobs import end_left
 from vitpos.study.plan import Run
 from vitpos.study.results import Results
 from vitpos.study.run import Outcome
@@ -85,7 +86,7 @@ def make(options: Options, results: Results) -> Engine:
         results: Where the runs' folders are.
 
     Raises:
-        VitposError: Its package is not installed, or an option is for another engine.
+        VitposError: Its package is not installed, or an option is for another engine or cannot be.
     """
     for option, given, takers in (
         ("--cpus-per-run", options.limits.cpus != 1, ("ray", "submitit")),
@@ -95,6 +96,23 @@ def make(options: Options, results: Results) -> Engine:
     ):
         if given and options.name not in takers:
             raise VitposError(f"{option} is for --engine {' or '.join(takers)}, not for {options.name}")
+    try:
+        if options.name == "submitit":
+            from vitpos.study.engines.slurm import Slurm
+
+            return Slurm(results, options.limits, options.workers, options.slurm)
+        end_left(results)
+        if options.name == "ray":
+            from vitpos.study.engines.ray import Ray
+
+            return Ray(results, options.limits, options.workers, options.ray_address)
+    except ModuleNotFoundError as error:
+        if error.name not in ("ray", "submitit"):
+            raise
+        extra = "ray" if options.name == "ray" else "slurm"
+        raise VitposError(
+            f"--engine {options.name} needs a package that is not installed: pip install 'vitpos[{extra}]'"
+        ) from None
     from vitpos.study.engines.local import Local
 
     return Local(results, options.limits, options.workers)

@@ -16,7 +16,7 @@ from vitpos.errors import VitposError
 from vitpos.study import heartbeat, worker
 from vitpos.study.engines import Limits, Outcome
 from vitpos.study.engines.sharing import Sharing
-from vitpos.study.machine import default_slots, visible_gpus
+from vitpos.study.machine import VISIBLE, default_slots, visible_gpus
 from vitpos.study.plan import Run
 from vitpos.study.results import Results, unwritable
 from vitpos.study.run import fail
@@ -43,14 +43,16 @@ class Worker:
         self.deadline = float("inf")
         blocked = {signal.SIGINT, signal.SIGHUP}  # inherited: until the worker has a process group of its own
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-        environment = dict(os.environ)
+        given = os.environ.get(VISIBLE)
         try:
             if gpu is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+                os.environ[VISIBLE] = gpu
             self.process.start()
         finally:
-            os.environ.clear()
-            os.environ.update(environment)
+            if given is not None:
+                os.environ[VISIBLE] = given
+            elif gpu is not None:
+                del os.environ[VISIBLE]
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self.pid = int(self.process.pid or -1)
@@ -110,22 +112,23 @@ class Local:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(folder, error) from error
-        while True:
-            busy = Counter(each.gpu for each in self.workers if each.run is not None)
-            gpu = min(self.gpus, key=lambda name: busy[name], default=None)
-            free = next((each for each in self.workers if each.run is None and each.gpu == gpu), None)
-            if free is None:
-                free = Worker(folder / worker.OUTPUT, gpu)
-                self.workers.append(free)
+        busy = Counter(each.gpu for each in self.workers if each.run is not None)
+        gpu = min(self.gpus, key=lambda name: busy[name], default=None)
+        job = run, folder, self.limits.timeout, self.name
+        for each in [each for each in self.workers if each.run is None and each.gpu == gpu]:
             try:
-                free.pipe.send((run, folder, self.limits.timeout, self.name))
+                each.pipe.send(job)
+                break
             except OSError:  # killed while it waited
-                free.kill()
-                self.workers.remove(free)
-                continue
-            free.run = run
-            self.set_deadline(free)
-            return
+                each.kill()
+                self.workers.remove(each)
+        else:
+            each = Worker(folder / worker.OUTPUT, gpu)
+            self.workers.append(each)
+            with contextlib.suppress(OSError):  # it is dead already, as `look` will find
+                each.pipe.send(job)
+        each.run = run
+        self.set_deadline(each)
 
     def set_deadline(self, each: Worker) -> None:
         """Notes when a worker is killed, since it has not ended itself: one that hangs so that its own watch fails."""
@@ -161,6 +164,9 @@ class Local:
                     raise answer
                 if answer is not None:
                     each.run = None
+                    if answer.lost:  # a GPU's context that is broken, or a limit that was set, would fail the next too
+                        each.kill()
+                        self.workers.remove(each)
                     return answer  # type: ignore[no-any-return]
                 each.ready = True
                 self.set_deadline(each)
@@ -175,6 +181,8 @@ class Local:
 
     def lost(self, each: Worker, run: Run, error: str) -> Outcome:
         """Records that a worker was lost with its run, and why."""
+        if not error:
+            each.process.join(1)  # its pipe may close a moment before it ends
         each.kill()
         self.workers.remove(each)
         folder = self.results.of(run)
@@ -185,6 +193,7 @@ class Local:
             hung = read_end(folder / worker.HUNG)
             if hung and not error:
                 error = f"ran longer than --run-timeout {self.limits.timeout:g} s; hung in {worker.where(hung)}"
+            (folder / worker.HUNG).unlink(missing_ok=True)
             trace = hung or read_end(folder / worker.OUTPUT)
             return Outcome(run, fail(run, folder, error or death(each.process), trace), lost=True)
         except OSError as problem:

@@ -10,7 +10,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.utils.checkpoint import checkpoint
 
 import vitpos
-from vitpos.checks.ground import GEOMETRY, REGISTERS, images, vit
+from vitpos.checks.common import GEOMETRY, REGISTERS, images, vit
 from vitpos.errors import VitposError
 from vitpos.positions import PositionEmbedding
 
@@ -113,7 +113,7 @@ def test_a_recomputation_with_other_tensors_is_refused():
             gradients(model)
     finally:
         timm.layers.set_reentrant_ckpt(False)
-    assert len(model.seam.inputs) == 0
+    assert len(model.position_state.inputs) == 0
 
 
 @texts
@@ -157,7 +157,7 @@ def test_a_scheme_prepares_once_a_call_and_alone_in_a_sum():
     model.set_grad_checkpointing()
     equal(gradients(model), expected)
     assert prepared.times == 2 * len(SIZES)
-    assert model.seam.thread.last is None
+    assert model.position_state.thread.last is None
 
 
 def test_another_scheme_as_pos_embed_takes_effect():

@@ -1,4 +1,4 @@
-"""What the checks stand on: a small geometry, a small ViT, and failures that are one line."""
+"""Shared fixtures of the checks: a small geometry, a small ViT, and errors of one line."""
 
 import inspect
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from vitpos.attach import attach
 from vitpos.positions import Geometry, PositionEmbedding
 from vitpos.positions.base import Grid, parts
 
-# Batch, heads, depth and classes differ wherever the width allows, so that no axis can pass for another.
+# Batch, heads, depth and classes differ as far as the width allows, so that mixed-up axes are noticed.
 GRID, WIDTH, HEADS, DEPTH, CLASSES, BATCH = (4, 6), 48, 4, 2, 5, 3
 GEOMETRY = Geometry(GRID, WIDTH, HEADS, DEPTH)
-SIZE = (16, 24)  # of the images: patches of 4 pixels
+SIZE = (16, 24)  # image size in pixels, patch size 4
 HALVES = (torch.bfloat16, torch.float16)
 PREFIXES: dict[str, dict[str, Any]] = {
     "no prefix": {"class_token": False, "global_pool": "avg"},
@@ -25,7 +25,7 @@ PREFIXES: dict[str, dict[str, Any]] = {
     "class token and registers": {"class_token": True, "reg_tokens": 3, "global_pool": "token"},
     "registers": {"class_token": False, "reg_tokens": 2, "global_pool": "avg"},
 }
-# Those that act on a block, by the argument that only they have.
+# The hooks that act on a block: only they have an argument `layer`.
 HOOKS = tuple(
     name
     for name, hook in vars(PositionEmbedding).items()
@@ -35,11 +35,11 @@ REGISTERS = PREFIXES["class token and registers"]
 
 
 class CheckError(Exception):
-    """A property does not hold; one line that says what was expected and what was found."""
+    """A property does not hold; one line with the expected and the found value."""
 
 
 class SkippedError(Exception):
-    """A check says nothing of this scheme or cannot run here; one line that says why."""
+    """A check does not apply to this scheme or cannot run here; one line with the reason."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -49,7 +49,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def close(found: Tensor, expected: Tensor, what: str, atol: float = 0.0) -> None:
-    """Raises a CheckError unless two tensors have one shape and differ by `atol` at most; 0 is equality bit by bit."""
+    """Raises a CheckError unless shapes are equal and values differ by at most `atol`; 0 requires bitwise equality."""
     require(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
     require(found.is_complex() == expected.is_complex(), f"{what}: {found.dtype}, expected {expected.dtype}")
     if not torch.equal(found, expected):
@@ -59,7 +59,7 @@ def close(found: Tensor, expected: Tensor, what: str, atol: float = 0.0) -> None
 
 @contextmanager
 def case(text: str) -> Iterator[None]:
-    """Notes on whatever is raised inside in which case of a check it was."""
+    """Adds the current case of a check as a note to any exception raised inside."""
     try:
         yield
     except Exception as error:
@@ -68,40 +68,40 @@ def case(text: str) -> Iterator[None]:
 
 
 def by(grid: Grid) -> str:
-    """Writes a grid, or a size."""
+    """Formats a grid or a size."""
     return f"{grid[0]} x {grid[1]}"
 
 
 def short(dtype: torch.dtype) -> str:
-    """Writes a dtype without its ``torch.``."""
+    """Formats a dtype without ``torch.``."""
     return str(dtype).removeprefix("torch.")
 
 
 def queries(grid: Grid, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Draws queries, or keys, of a batch: the same for the same arguments."""
+    """Returns fixed random queries or keys, (BATCH, HEADS, rows * columns, head_dim)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(BATCH, HEADS, prod(grid), WIDTH // HEADS, generator=generator).to(dtype)
 
 
 def images(*size: int, batch: int = BATCH, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Draws images, of 16 x 24 pixels or of the size given: the same for the same arguments."""
+    """Returns fixed random images of `size`, by default `SIZE`."""
     generator = torch.Generator().manual_seed(2)
     return torch.randn(batch, 3, *(size or SIZE), generator=generator, dtype=dtype)
 
 
 def overrides(scheme: PositionEmbedding, *hooks: str) -> bool:
-    """Tells whether a scheme, or a part of a sum, has one of these hooks of its own."""
+    """Returns whether a scheme, or a part of a sum, overrides one of these hooks."""
     return any(getattr(type(p), h) is not getattr(PositionEmbedding, h) for p in parts(scheme) for h in hooks)
 
 
 def spelled(name: str, given: dict[str, object], **more: str) -> str:
-    """Writes the text of a scheme with the options given; `more` holds values as they are to be written."""
+    """Formats the text of a scheme with options; `more` holds values that are already formatted."""
     values = {**{option: repr(value) for option, value in given.items()}, **more}
     return f"{name}({', '.join(f'{option}={value}' for option, value in values.items())})" if values else name
 
 
-def awake(scheme: PositionEmbedding) -> PositionEmbedding:
-    """Draws the parameters that are zero at the start, in place: a scheme that starts as the identity then acts."""
+def perturbed(scheme: PositionEmbedding) -> PositionEmbedding:
+    """Randomizes parameters that are zero, in place, so that a scheme that starts as the identity has an effect."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in scheme.parameters():
@@ -111,12 +111,12 @@ def awake(scheme: PositionEmbedding) -> PositionEmbedding:
 
 
 def vit(text: str | None = None, seed: int = 0, *, start: bool = False, **kwargs: Any) -> Any:
-    """Makes a timm ViT of two blocks on a grid of 4 x 6 that takes other sizes too, in eval mode.
+    """Builds a timm ViT of two blocks on a 4 x 6 grid, with dynamic image size, in eval mode.
 
     Args:
         text: The scheme; None for a ViT that never had one.
-        seed: Of all that is drawn.
-        start: Leaves the scheme as it starts; otherwise parameters of zero are drawn.
+        seed: Seed of all weights.
+        start: Keeps the scheme's initial parameters; otherwise it is `perturbed`.
         kwargs: Arguments of timm's ``VisionTransformer``.
     """
     torch.manual_seed(seed)
@@ -127,11 +127,11 @@ def vit(text: str | None = None, seed: int = 0, *, start: bool = False, **kwargs
         return host
     attach(host, text)
     if not start:
-        awake(host.pos_embed)
+        perturbed(host.pos_embed)
     return host
 
 
 def own(host: nn.Module) -> dict[str, Tensor]:
-    """Gives the scheme's parameters and buffers by their names in the host."""
+    """Returns the scheme's parameters and buffers by their names in the model."""
     named = [*host.named_parameters(), *host.named_buffers()]
     return {name: tensor for name, tensor in named if name.startswith("pos_embed.")}
