@@ -277,7 +277,9 @@ def test_one_callback_that_is_no_list(fit, folder):
 
 
 def test_what_is_printed_at_the_end_is_there(fit, folder):
-    assert "no checkpoint and no curves are written" in fit("--trainer.fast_dev_run=true", "--trainer.default_root_dir=a")
+    assert "no checkpoint and no curves are written" in fit(
+        "--trainer.fast_dev_run=true", "--trainer.default_root_dir=a"
+    )
     assert fit("--trainer.logger=false", "--trainer.default_root_dir=b").endswith("written to b\n")
     printed = fit("--trainer.default_root_dir=my runs/c")
     assert printed.endswith("written to my runs/c; curves: tensorboard --logdir 'my runs/c'\n")
