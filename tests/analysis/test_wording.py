@@ -59,14 +59,17 @@ def test_sources_that_differ_are_named_with_their_runs(row):
     assert found["states"] == {
         "`0011`": "`a` seed 0, `a` seed 1, `b` seed 0, `b` seed 1",
         "`2233`": "6 runs with seeds 2–4",
-        "unknown at commit `abc1234`": "`a` seed 9",
+        "commit `abc1234`, sources not recorded": "`a` seed 9",
     }
     assert found["known"] == 2
 
 
 def test_rows_without_sources_are_told_apart_by_commit(row):
     found = origins([row("a", 0, 0.5, commit="aaa"), row("a", 1, 0.5, commit="bbb")])
-    assert found["states"] == {"unknown at commit `aaa`": "`a` seed 0", "unknown at commit `bbb`": "`a` seed 1"}
+    assert found["states"] == {
+        "commit `aaa`, sources not recorded": "`a` seed 0",
+        "commit `bbb`, sources not recorded": "`a` seed 1",
+    }
     assert found["known"] == 0  # other commits may train by the same code
 
 
@@ -81,7 +84,7 @@ def test_what_is_said_of_sources(row, tmp_path):
     rows = [row("a", 0, 0.5, sources=["0011", "2233"], commit="aaa+", hardware="a card"), row("a", 1, 0.5)]
     report.write(TERMS, [*rows, row("a", 2, 0.5, sources=["2233"])], [], tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "3 states of vitpos's sources (`0011` then `2233`: `a` seed 0; " in text
-    assert "alpha says. Comparisons over several known states are not judged.\n- The runs were made on 2 kinds" in text
-    assert "changed half-way, between an interruption and its resumption, in `a` seed 0." in text
-    assert "1 run used sources with changes that no commit holds (`aaa+`)" in text
+    assert "3 versions of vitpos's source code (`0011` then `2233`: `a` seed 0; " in text
+    assert "alpha says. Comparisons across known versions are not judged.\n- The runs were made on 2 kinds" in text
+    assert "changed between an interruption and its resumption in `a` seed 0." in text
+    assert "1 run used uncommitted changes (`aaa+`)" in text

@@ -1,4 +1,4 @@
-"""Tables that take accuracies apart: by axis, by seed, by cost, by class, by what tuning tried."""
+"""Tables that break accuracies down by axis, seed, cost, class and tuned values."""
 
 import math
 import re
@@ -111,7 +111,7 @@ def orders(all_effects: Mapping[str, pd.DataFrame]) -> Table:
 
 
 def by_setting(runs: pd.DataFrame, found: pd.DataFrame) -> dict[Setting, list[Variant]]:
-    """Sorts variants by the settings at which schemes are compared; one that lacks an option stands in each of them."""
+    """Groups variants by the settings in which schemes are compared; one that lacks an option is in each of them."""
     variants = sorted(set(runs["variant"]))
     at = settings([*(found["setting"] if len(found) else ()), *(v.others for v in variants)])
     return {s: [v for v in variants if set(v.others) <= set(s)] for s in at}
@@ -120,10 +120,10 @@ def by_setting(runs: pd.DataFrame, found: pd.DataFrame) -> dict[Setting, list[Va
 def ranking(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
     """Ranks the schemes of each setting by seed; equal accuracies share the better rank.
 
-    Only seeds count in which all have a result; a scheme that lacks half of them is left out (see `runs.complete`).
+    Only seeds with a result for every scheme count; a scheme that lacks half of them is left out (`runs.complete`).
 
     Facts: ``shares`` (setting, position, how often it had rank 1, 2, ...), ``agreement`` (setting, Kendall's W, seeds),
-    ``absent`` (labels of what is left out), ``dropped`` (seeds in which not all have a result).
+    ``absent`` (labels of what is left out), ``dropped`` (number of seeds without results for all).
     """
     rows, shares, agreement, absent, dropped = [], [], [], [], 0
     for at, members in by_setting(runs, found).items():
@@ -174,7 +174,7 @@ def cost(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
         for v in members
         if v in relative and summaries[v].n
     ]
-    measure = "operations of a forward pass" if why else "training time per image"
+    measure = "FLOPs of a forward pass" if why else "training time per image"
     return build("Accuracy and cost", rows, measure=measure, why=why, points=points)
 
 
@@ -198,14 +198,14 @@ def _incomparable(runs: pd.DataFrame, rates: Mapping[Variant, Sequence[float]]) 
     if shared and int(shared[2]) < int(shared[3]):
         return f"runs had {shared[0]} and shared the machine"
     unsteady = any(max(ratios) > _STEADY * min(ratios) for ratios in rates.values())
-    return "it varies by more than a tenth from seed to seed" if unsteady else ""
+    return "it varied by more than a tenth from seed to seed" if unsteady else ""
 
 
 def classes(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
     """Returns the mean difference of each comparison by class, over the pairs of its verdict.
 
     Facts: ``names`` (columns of the classes), ``least`` (images of the smallest class), ``error`` (largest error that
-    so few images can give), ``absent`` (comparisons whose rows do not count by class).
+    so few images can give), ``absent`` (comparisons without results by class).
     """
     known, absent = [], []
     for d, subject in each(runs, found):
@@ -233,7 +233,7 @@ def class_extremes(by_class: Table) -> Table:
 
 
 def tuning(runs: pd.DataFrame, choices: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns for each variant and value tried how many seeds chose it, and its mean validation accuracy over seeds.
+    """Returns how many seeds chose each value tried, and its mean validation accuracy, for each variant.
 
     Facts: ``edges`` (labels of variants of which most seeds chose a value at the edge of the grid), ``keys`` (what was
     tuned), ``tried`` (how many values), ``seeds`` (how many seeds chose).

@@ -79,8 +79,8 @@ def forest(found: pd.DataFrame, terms: Terms, looks: Looks) -> Figure | None:
     marks += [(dot, "difference of one seed"), (Patch(color=style.BAND), f"within the margin of {terms.margin:g}")]
     if found["low"].notna().any():
         thin, wide = (Line2D([], [], color="black", linewidth=w, alpha=a) for w, a in ((1.4, None), (5, 0.45)))
-        marks.append((thin, f"{terms.confidence} interval, all together"))
-        marks.append((wide, f"{terms.confidence} t interval, each alone"))
+        marks.append((thin, f"{terms.confidence} interval, simultaneous"))
+        marks.append((wide, f"{terms.confidence} t interval, single"))
     _legend(figure, marks)
     return figure
 

@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from vitpos.analysis.signs import Floats, flips
 from vitpos.analysis.terms import Terms
@@ -61,7 +61,7 @@ def flip_power(n: int, effect: float, sd: float, alpha: float, family: int = 1, 
         return 0.0
     if n > least + COARSE:
         return t_power(n, effect, sd, sidak(alpha, family), margin)
-    x, two_sided = effect / sd + _normal(n, 1)[:, 0], margin is None
+    x, two_sided = effect / sd + _normal(n, 0), margin is None
     if margin is None:
         t = np.abs(_statistic(x, two_sided=True))
     else:
@@ -82,10 +82,10 @@ def t_power(n: int, effect: float, sd: float, alpha: float, margin: float | None
     """
     shift = effect * math.sqrt(n) / sd
     if margin is None:
-        reach = stats.t.ppf(1 - alpha / 2, n - 1) * _deviations(n)
-        return float(np.mean(stats.norm.cdf(shift - reach) + stats.norm.cdf(-shift - reach)))
-    reach = margin * math.sqrt(n) / sd - stats.t.ppf(1 - alpha, n - 1) * _deviations(n)
-    return float(np.mean(np.maximum(stats.norm.cdf(reach - shift) - stats.norm.cdf(-reach - shift), 0)))
+        reach = special.stdtrit(n - 1, 1 - alpha / 2) * _deviations(n)
+        return float(np.mean(special.ndtr(shift - reach) + special.ndtr(-shift - reach)))
+    reach = margin * math.sqrt(n) / sd - special.stdtrit(n - 1, 1 - alpha) * _deviations(n)
+    return float(np.mean(np.maximum(special.ndtr(reach - shift) - special.ndtr(-reach - shift), 0)))
 
 
 def seeds_for(
@@ -182,11 +182,10 @@ def plan_seeds(terms: Terms, comparisons: int, seeds: int, sd: float) -> list[Go
     return goals
 
 
-@cache
-def _normal(n: int, rows: int) -> Floats:
-    """Draws standard normal differences from one reference, (studies, rows, n), the same each time; row by row."""
-    runs = [np.random.default_rng([n, row]).standard_normal((_STUDIES, n)) for row in range(rows + 1)]
-    return np.stack([(run - runs[0]) / math.sqrt(2) for run in runs[1:]], axis=1)
+def _normal(n: int, row: int) -> Floats:
+    """Draws standard normal differences from one reference, (studies, n), for a comparison; the same each time."""
+    run, reference = (np.random.default_rng([n, i]).standard_normal((_STUDIES, n)) for i in (row + 1, 0))
+    return np.asarray((run - reference) / math.sqrt(2))
 
 
 def _statistic(x: Floats, *, two_sided: bool) -> Floats:
@@ -199,7 +198,7 @@ def _others(n: int, family: int, *, two_sided: bool) -> Floats:
     """Computes the largest T of the other comparisons, all without effect, for each flip."""
     largest = np.full((1, 1) if family == 1 else (_STUDIES, flips(n, two_sided).shape[1]), -np.inf)
     for row in range(1, family):
-        t = _statistic(_normal(n, family)[:, row], two_sided=two_sided)
+        t = _statistic(_normal(n, row), two_sided=two_sided)
         np.maximum(largest, np.abs(t) if two_sided else t, out=largest)
     return largest
 

@@ -142,7 +142,7 @@ def terminal(found: pd.DataFrame, terms: Terms) -> str:
     header = ["scheme", "difference", f"{terms.confidence} interval", "p (diff.)", "p (equiv.)", "n", "verdict"]
     cells, notes = [], []
     for d in found.itertuples():
-        label = ", ".join([d.scheme, *(f"{key}={value}" for key, value in d.setting)])
+        label = ", ".join(filter(None, (d.scheme, tables.setting_label(d.setting))))
         p = ["-", "-"] if d.reason == "too few seeds" else [p_value(d.p), p_value(d.p_equivalence)]
         ends = interval(d.low, d.high, sign=True)
         cells.append([label, number(d.mean, sign=True), ends, *p, str(d.n), d.verdict])

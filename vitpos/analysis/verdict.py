@@ -140,17 +140,17 @@ def pair_up(
     for who, which, own in zip(("the scheme", "the reference"), bad.values(), both.values(), strict=True):
         if which:
             testable = scored
-            how = f"scored at chance, {chance:g} %" if scored else "no verdict without it"
-            notes.append(f"{who} failed or diverged with {seed_list(which)}: {how}")
+            how = f"scored at chance, {chance:g} %" if scored else "so no verdict"
+            notes.append(f"{who} failed or diverged with {seed_list(which)}, {how}")
         if missing := sorted(set(seeds) - set(own.index) - set(which)):
-            notes.append(f"no run of {who} with {seed_list(missing)}")
+            notes.append(f"{who} has no run with {seed_list(missing)}")
         known = own["accuracy"].dropna()
         scores.append(pd.concat([known, pd.Series(chance, which)]) if scored and which else known)
     a, b = (own["row"].to_dict() for own in both.values())
     foreign = {s: _foreign(a[s], b[s]) for s in sorted(a.keys() & b.keys())}
     if unpaired := [s for s, what in foreign.items() if what]:
         what = dict.fromkeys(key for s in unpaired for key in foreign[s])
-        notes.append(f"{seed_list(unpaired)} not paired: the two runs differ in {', '.join(what)}")
+        notes.append(f"{seed_list(unpaired)} not paired: the runs differ in {', '.join(what)}")
     finished, differences = (
         {int(s): float(x) for s, x in (ours - theirs).dropna().sort_index().items() if not foreign.get(s)}
         for ours, theirs in ([own["accuracy"] for own in both.values()], scores)
@@ -158,7 +158,7 @@ def pair_up(
     made = {_sources(own[s]) for s in finished for own in (a, b)} - {""}
     if len(made) > 1:
         testable = False
-        notes.append(f"the runs were trained by {len(made)} versions of the code: no verdict over them")
+        notes.append(f"the runs were trained with {len(made)} versions of the code, so no verdict")
     notes += _mixed([(s, a[s], b[s]) for s in finished])
     return {
         "candidate": candidate,
@@ -192,12 +192,12 @@ def _note(terms: Terms, d: pd.Series) -> str:
         without = f"the mean is {d['mean_without']:+.2f} and the verdict {d['without']}"
         notes.append(f"without {seed_list(d['scored'])} {without}")
     if d["n"] < 2:
-        notes.append("one pair of seeds, no variance to judge by" if d["n"] else "no pair of seeds")
+        notes.append("only one pair of seeds, so no variance" if d["n"] else "no pair of seeds")
     elif not d["sd"]:
         same = "0 (the same computation twice?)" if d["mean"] == 0 else f"{d['mean']:+.2f}"
-        notes.append(f"all differences are {same}, no variance for an interval")
+        notes.append(f"all differences are {same}, so no variance")
     if d["verdict"] == "equivalent" and d["p"] <= terms.alpha:
-        notes.append("a difference, but within the margin")
+        notes.append("there is a difference, but within the margin")
     return "; ".join(notes)
 
 
@@ -209,7 +209,7 @@ def _mixed(made: Sequence[tuple[int, Row, Row]]) -> list[str]:
     for seed in ours:
         if differ := tuple(key for key in keys if ours[seed].get(key) != theirs[seed].get(key)):
             within.setdefault(differ, []).append(seed)
-    notes = [f"the two runs of {seed_list(seeds)} differ in {', '.join(what)}" for what, seeds in within.items()]
+    notes = [f"the paired runs with {seed_list(seeds)} differ in {', '.join(what)}" for what, seeds in within.items()]
     same = [key for key in keys if not any(key in what for what in within)]
     varied = [key for key in same if len({str(own.get(key)) for own in ours.values()}) > 1]
     return [*notes, f"the pairs differ in {', '.join(varied)}"] if varied else notes

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from vitpos.analysis.runs import Row
-from vitpos.analysis.tables import MOST
+from vitpos.analysis.tables import MOST, setting_label
 from vitpos.analysis.terms import Terms
 from vitpos.analysis.verdict import conditions
 from vitpos.text import code, duration, escape, minus, number, plural, seed_list, span
@@ -57,7 +57,7 @@ def answer(found: pd.DataFrame, terms: Terms) -> list[str]:
 
 
 def _open(found: pd.DataFrame) -> str:
-    """Says what is indicated about undecided comparisons, and how many seeds they take."""
+    """Formats what is indicated about undecided comparisons, and how many seeds they would take."""
     own = found[found["verdict"] == "undecided"]
     parts = [
         f" Indicated, if differences are normal: {listing(own[own['indicated'] == what]['scheme'])} {what}."
@@ -73,18 +73,18 @@ def _open(found: pd.DataFrame) -> str:
 
 
 def origins(runs: pd.DataFrame) -> dict[str, Any]:
-    """Finds runs of different sources, of sources that changed half-way, and of sources that no commit holds.
+    """Finds runs made with different sources, with sources that changed half-way, or with uncommitted changes.
 
     Returns:
         ``states`` of the sources, each with its runs in words; how many of them are ``known``; how many kinds of
-        ``hardware``; ``halves``, the runs whose sources changed, in words; ``dirty``, the commit of each run without
-        one that holds its sources.
+        ``hardware``; ``halves``, the runs whose sources changed, in words; ``dirty``, the commit of each run with
+        uncommitted changes.
     """
     made = [row["environment"] for row in runs["row"]]
     sources = pd.Series([tuple(e.get("sources") or ()) for e in made], runs.index)
     commits = [str(e.get("commit")) for e in made]
     names = [
-        " then ".join(map(code, source)) or f"unknown at commit {code(commit)}"
+        " then ".join(map(code, source)) or f"commit {code(commit)}, sources not recorded"
         for source, commit in zip(sources, commits, strict=True)
     ]
     return {
@@ -109,8 +109,8 @@ def notes(found: pd.DataFrame) -> list[str]:
     for note, own in found[found["note"] != ""].groupby("note", sort=False):
         count, labels = Counter(own["scheme"]), []
         for d in own.itertuples():
-            where = [] if count[d.scheme] == total[d.scheme] else [f"{key}={value}" for key, value in d.setting]
-            labels.append(", ".join([d.scheme, *where]))
+            where = "" if count[d.scheme] == total[d.scheme] else setting_label(d.setting)
+            labels.append(", ".join(filter(None, (d.scheme, where))))
         every = len(own) == len(found) > 1
         lines.append(f"{'All comparisons' if every else listing(labels)}: {escape(note)}.")
     return lines
