@@ -8,6 +8,7 @@ from whole import row_of
 from vitpos.cli.main import main
 from vitpos.study import plan
 from vitpos.study.results import Results, write
+from vitpos.study.run import Outcome
 from vitpos.study.seeds import amend, look, settle
 
 RULE = {"start": 3, "until": "settled", "most": 12}
@@ -77,10 +78,11 @@ def test_what_stays_undecided_ends_at_the_most_and_failed_runs_count_as_through(
 
 
 def test_a_study_runs_until_it_is_settled(study_file, in_process, results, capsys, monkeypatch):
-    def execute(run, folder, prefix):
+    def execute(run, folder):
         put(results, run, accuracy(run))
+        return Outcome(run, None)
 
-    monkeypatch.setattr("vitpos.study.engine.execute", execute)
+    monkeypatch.setattr("vitpos.study.run.execute", execute)
     file = study_file(axes={"position": ["none", "learned"]}, seeds=RULE)
     words = [str(file), "--results", str(results.folder.parent)]
     assert main(["study", "run", *words, "--workers", "2"]) == 0

@@ -317,6 +317,11 @@ def test_an_error_of_the_users_own_code_keeps_its_traceback(fit, monkeypatch):
         fit()
 
 
+def test_a_full_gpu_is_one_line():
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+    assert re.fullmatch(r"CUDA out of memory\. .* GPU 0 has \.\.\. \(.*data\.batch_size\)", str(refused(error)))
+
+
 def test_a_cluster_allocation_of_several_tasks_is_one_run(fit, monkeypatch):
     for name, value in {"NTASKS": "4", "JOB_ID": "7", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)

@@ -64,6 +64,16 @@ def effects(runs: pd.DataFrame, axis: str, confidence: float) -> pd.DataFrame:
     return found
 
 
+def best(effect: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Leaves of the effect of an axis those schemes that do best."""
+    if effect.empty:
+        return effect
+    means = effect.groupby("position")["mean"].mean().sort_values(ascending=False, kind="stable")
+    kept = effect[effect["position"].isin(means.index[:most])]
+    kept.attrs |= effect.attrs
+    return kept
+
+
 def factors(all_effects: Mapping[str, pd.DataFrame], terms: Terms) -> Table:
     """Returns the effect of each axis: means over the schemes that have it, paired by seed with the first value."""
     rows = []

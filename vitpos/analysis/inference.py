@@ -130,6 +130,13 @@ def indicate(
     return np.where(found == "undecided", "", found)
 
 
+def describe(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns how many numbers each row has, their mean and their deviation: ``n``, ``mean``, ``sd``."""
+    n, alike = table.count(axis=1), table.max(axis=1) - table.min(axis=1) <= RESOLUTION
+    mean = table.mean(axis=1).mask(lambda x: alike & (x.abs() < RESOLUTION), 0.0)
+    return pd.DataFrame({"n": n, "mean": mean, "sd": table.std(axis=1).mask(alike & (n > 1), 0.0)})
+
+
 def judge(differences: Floats, terms: Terms, testable: Flags | bool = True) -> pd.DataFrame:
     """Judges the comparisons of a study.
 
@@ -162,9 +169,8 @@ def judge(differences: Floats, terms: Terms, testable: Flags | bool = True) -> p
     else:
         tests, single = flip_tests(d, terms.margin, terms.correction, terms.family), sign_flip(d)
         least = seeds_for_level(alpha / {"max_t": lacking, "none": 1}.get(terms.correction, stated))
-    alike = table.max(axis=1) - table.min(axis=1) <= RESOLUTION
-    mean = table.mean(axis=1).mask(lambda x: alike & (x.abs() < RESOLUTION), 0.0)
-    found = pd.DataFrame({"n": n, "mean": mean, "sd": table.std(axis=1).mask(alike & (n > 1), 0.0)})
+    found = describe(table)
+    mean = found["mean"]
     found["single_low"], found["single_high"] = t_interval(mean, found["sd"], n, 1 - alpha)
     found["low"], found["high"] = t_interval(mean, found["sd"].where(tested), n, 1 - sidak(level, joint))
     found["g"] = hedges_g(mean, found["sd"], n)

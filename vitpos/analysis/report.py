@@ -74,7 +74,7 @@ def write(
     runs = frame(rows, terms.metric)
     found = verdicts(runs, terms, failures, background.planned)
     effects = {axis: breakdowns.effects(runs, axis, 1 - terms.alpha) for axis in runs.attrs["axes"]}
-    history, maps, by_class = curves(runs, _CURVES), similarity(runs), breakdowns.classes(runs, found)
+    by_class = breakdowns.classes(runs, found)
     # tables and figures by the name of their files; those without content are neither shown nor written
     written = {
         "verdicts": tables.verdict_table(runs, found, terms),
@@ -92,21 +92,28 @@ def write(
         "tuning": breakdowns.tuning(runs, background.tuning),
     }
     shown = {name: table for name, table in written.items() if len(table.frame)}
+    leaders = tables.leaders(runs, found)
+    near = runs[runs["variant"].isin(leaders)]
+    near_found = found[found["candidate"].isin(leaders)] if len(found) else found
+    history, maps, few = curves(near, _CURVES), similarity(near), len(near) == len(runs)
     variants = [*runs["variant"], *(found["candidate"] if len(found) else ())]  # some may have no finished run
     looks = style.styles({v.position: v.kind for v in variants})
-    at = breakdowns.by_setting(runs, found)
+    at = breakdowns.by_setting(near, near_found)
     drawn = {
-        "forest": pictures.forest(found, terms, looks),
+        "forest": pictures.forest(found if few else near_found, terms, looks),
         "curves": pictures.curves(history, at, looks, metric_label(_CURVES)),
-        "ranking": pictures.ranking(written["ranking"], looks),
-        "pareto": pictures.pareto(written["cost"], terms, looks),
-        "per_class": pictures.classes(written["classes"], terms.reference),
+        "ranking": pictures.ranking(written["ranking"] if few else breakdowns.ranking(near, near_found), looks),
+        "pareto": pictures.pareto(written["cost"] if few else breakdowns.cost(near, near_found, terms), terms, looks),
+        "per_class": pictures.classes(tables.led(by_class, near), terms.reference),
         "similarity": pictures.similarity(maps),
-        **{_factor(axis): pictures.factor(effect, axis, terms, looks) for axis, effect in effects.items()},
+        **{
+            _factor(axis): pictures.factor(effect if few else breakdowns.best(effect, tables.MOST), axis, terms, looks)
+            for axis, effect in effects.items()
+        },
     }
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
     given = {"terms": terms, "runs": runs, "found": found, "effects": effects, "written": written, "figures": figures}
-    text = _render(**given, history=history, maps=maps, background=background, failures=failures)
+    text = _render(**given, near=near, history=history, maps=maps, background=background, failures=failures)
     folder = Path(folder)
     try:
         for name, figure in figures.items():
@@ -153,7 +160,9 @@ def _listing(text: str) -> str:
     return f"{fence}\n{visible(text.strip())}\n{fence}"
 
 
-def _render(*, runs: pd.DataFrame, background: Background, failures: Sequence[Row], **given: Any) -> str:
+def _render(
+    *, runs: pd.DataFrame, near: pd.DataFrame, background: Background, failures: Sequence[Row], **given: Any
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vitpos.analysis"),
         trim_blocks=True,
@@ -173,9 +182,10 @@ def _render(*, runs: pd.DataFrame, background: Background, failures: Sequence[Ro
         runs=runs,
         background=background,
         wording=wording,
-        table=lambda name: tables.to_markdown(given["written"][name]),
+        near=near,
+        table=lambda name: tables.on_page(given["written"][name], name, near),
         seeds=sorted(set(runs["seed"])),
-        variants=list(dict.fromkeys(runs["variant"])),
+        variants=list(dict.fromkeys(near["variant"])),
         failures=[{**f, "label": Variant.of(f["axes"]).label} for f in failures],
         missing=sum((Variant.of(p["axes"]), p["seed"]) not in done for p in background.planned),
         facts={name: table.facts for name, table in given["written"].items()},

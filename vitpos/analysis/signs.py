@@ -22,7 +22,8 @@ RESOLUTION = 1e-4
 EXACT_SEEDS = 14
 """Up to this many seeds all flips are enumerated; beyond it 2^14 are drawn, the same each time."""
 _DRAWN = 2**14
-_TABLE = 2**17  # numbers held in memory at once
+_TABLE = 2**17  # numbers held in memory at once, of several studies
+_LARGEST = 2**22  # of one study
 
 
 def max_t(differences: Floats, *, two_sided: bool = True) -> Floats:
@@ -52,20 +53,25 @@ def max_t(differences: Floats, *, two_sided: bool = True) -> Floats:
     tie = np.divide(RESOLUTION, size, out=np.zeros_like(size), where=size > 0)
     signs = flips(n, two_sided)
     p = np.empty((len(x), m))
+    width = max(1, _LARGEST // max(m, 1))  # flips held at once: all, unless there are hundreds of comparisons
     step = max(1, _TABLE // (max(m, 1) * signs.shape[1]))
     for start in range(0, len(x), step):
         part = slice(start, start + step)
-        t = unit[part] @ signs  # (studies, m, flips), the observed signs first
-        if two_sided:
-            np.abs(t, out=t)
-        found = t[..., 0].copy()
-        t += tie[part]
-        order, studies = np.argsort(-found, axis=1, kind="stable"), np.arange(len(t))
-        rest = np.full((len(t), signs.shape[1]), -np.inf)
-        for rank in reversed(range(m)):
-            row = order[:, rank]
-            np.maximum(rest, t[studies, row], out=rest)  # the largest of those not yet rejected
-            p[start + studies, row] = np.count_nonzero(rest >= found[studies, row, None], axis=1) / signs.shape[1]
+        counts = np.zeros(unit[part].shape[:2])
+        for first in range(0, signs.shape[1], width):
+            t = unit[part] @ signs[:, first : first + width]  # (studies, m, flips), the observed signs first
+            if two_sided:
+                np.abs(t, out=t)
+            if not first:
+                found = t[..., 0].copy()
+                order, studies = np.argsort(-found, axis=1, kind="stable"), np.arange(len(t))
+            t += tie[part]
+            rest = np.full((len(t), t.shape[2]), -np.inf)
+            for rank in reversed(range(m)):
+                row = order[:, rank]
+                np.maximum(rest, t[studies, row], out=rest)  # the largest of those not yet rejected
+                counts[studies, row] += np.count_nonzero(rest >= found[studies, row, None], axis=1)
+        p[part] = counts / signs.shape[1]
         ranked = np.maximum.accumulate(np.take_along_axis(p[part], order, axis=1), axis=1)
         np.put_along_axis(p[part], order, ranked, axis=1)
     return p.reshape(*lead, m)

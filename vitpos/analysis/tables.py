@@ -34,6 +34,7 @@ _COUNTS = (
     *("n", "seeds", "variants", "not a number", "parameters", "position parameters", "of the reference", "images/s"),
     *("seconds per run", "peak memory, MB", "unpaired seeds", "best", "worst", "times first"),
 )
+MOST = 30  # variants, beyond which the page shows the best of them
 KINDS = {
     **dict.fromkeys(("scheme", "axis", "against", "gains most", "loses most"), "code"),
     **dict.fromkeys(("detail", "seeds needed", "also differs in", "estimate", "schemes, best first"), "text"),
@@ -228,24 +229,58 @@ def best_first(runs: pd.DataFrame) -> list[tuple[Variant, pd.DataFrame]]:
     return [(v, own) for mean, v, own in sorted(groups, key=lambda g: math.inf if math.isnan(g[0]) else -g[0])]
 
 
+def leaders(runs: pd.DataFrame, found: pd.DataFrame) -> set[Variant]:
+    """Returns the variants that the page shows: all, or of more than `MOST` the best and their references."""
+    best = [variant for variant, _ in best_first(runs)]
+    if len(best) <= MOST:
+        return {*best, *(found["candidate"] if len(found) else ())}
+    kept = set(best[:MOST])
+    return kept | {d.reference for d in found.itertuples() if d.candidate in kept}
+
+
+def led(table: Table, near: pd.DataFrame) -> Table:
+    """Leaves of a table of more than `MOST` rows those of the variants that the page shows, else the first."""
+    frame = table.frame
+    if len(frame) <= MOST:
+        return table
+    if "scheme" not in frame:
+        return replace(table, frame=frame[:MOST])
+    subjects = {tuple(about(near, v.position, v.others).items()) for v in set(near["variant"])}
+    heads = ["scheme", *near.attrs["axes"]]
+    kept = [tuple(zip(heads, row, strict=True)) in subjects for row in frame[heads].itertuples(index=False)]
+    return replace(table, frame=frame[kept])
+
+
+def on_page(table: Table, name: str, near: pd.DataFrame) -> str:
+    """Lays out a table for the page, and says where the rest is of one that it does not show whole."""
+    shown = led(table, near)
+    left = len(table.frame) - len(shown.frame)
+    rest = f"\n\n*{len(shown.frame)} of {len(table.frame):,} rows; all are in `tables/{name}.csv`.*" if left else ""
+    return to_markdown(shown) + rest
+
+
 def options(runs: pd.DataFrame, terms: Terms) -> Table:
     """Compares each variant that sets options with the same scheme at its defaults, paired by seed.
 
     Fact ``spreads``: for each setting in which a kind has several forms, its label, the spread of the means across
     kinds at default options (names and points; None without two), and within each kind (forms and points by name).
     """
-    variants, seeds, rows, spreads = set(runs["variant"]), set(runs["seed"]), [], []
+    variants, seeds, rows, spreads = dict(list(runs.groupby("variant"))), set(runs["seed"]), [], []
     for variant in sorted(variants):
         default = replace(variant, position=variant.kind)
         if variant.position != variant.kind and default in variants:
-            pair = pair_up(runs, variant, default, seeds)
+            pair = pair_up(pd.concat([variants[variant], variants[default]]), variant, default, seeds)
             s = summarize(list(pair["finished"].values()), 1 - terms.alpha)
             row = {**about(runs, variant.position, variant.others), "against": default.position, "difference": s.mean}
             rows.append({**row, f"{terms.confidence} t interval": (s.low, s.high), "n": s.n})
     means = runs.groupby("variant", sort=True)["accuracy"].mean().dropna()
-    for others in sorted({v.others for v in means.index}):
-        here = {v: mean for v, mean in means.items() if v.others == others}
-        kinds = {v.kind: [here[w] for w in here if w.kind == v.kind] for v in here}
+    groups: dict[Setting, dict[Variant, float]] = {}
+    for v, mean in means.items():
+        groups.setdefault(v.others, {})[v] = mean
+    for others, here in sorted(groups.items()):
+        kinds: dict[str, list[float]] = {}
+        for v, mean in here.items():
+            kinds.setdefault(v.kind, []).append(mean)
         within = {kind: (len(x), float(np.ptp(x))) for kind, x in kinds.items() if len(x) > 1}
         defaults = [v for v in here if v.position == v.kind != "none"]
         across = ([v.kind for v in defaults], float(np.ptp([here[v] for v in defaults]))) if len(defaults) > 1 else None

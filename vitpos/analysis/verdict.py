@@ -67,13 +67,7 @@ def verdicts(
     known = {name for row in runs["row"] for name in row["metrics"]}
     if terms.metric not in known:
         raise unknown("metric", terms.metric, known)
-    lost = {(Variant.of(f["axes"]), int(f["seed"])) for f in failures}
-    wanted = {(Variant.of(p["axes"]), int(p["seed"])) for p in planned} | lost
-    seeds = {*runs["seed"], *(seed for _, seed in wanted)}
-    classes = {len(row["per_class"]["names"]) for row in runs["row"] if row.get("per_class")}
-    chance = 100 / classes.pop() if len(classes) == 1 else math.nan
-    compared = pairs([*runs["variant"], *(variant for variant, _ in wanted)], terms.reference)
-    found = pd.DataFrame([pair_up(runs, *pair, seeds, lost, chance) for pair in compared])
+    found = compare(runs, terms, failures, planned)
     if found.empty:
         return found
     run = sorted({seed for values in found["by_seed"] for seed in values}) or [0]
@@ -92,6 +86,25 @@ def verdicts(
         key=lambda d: (setting_order(d.setting), -np.nan_to_num(d.mean, nan=-math.inf), d.candidate),
     )
     return result.loc[[d.Index for d in order]].reset_index(drop=True)
+
+
+def compare(runs: pd.DataFrame, terms: Terms, failures: Sequence[Row], planned: Sequence[Row]) -> pd.DataFrame:
+    """Pairs the runs of all comparisons of a study, without judging them (see `verdicts`), a row of `pair_up` each."""
+    lost = {(Variant.of(f["axes"]), int(f["seed"])) for f in failures}
+    wanted = {(Variant.of(p["axes"]), int(p["seed"])) for p in planned} | lost
+    variants = {*runs["variant"], *(variant for variant, _ in wanted)}
+    seeds = {*runs["seed"], *(seed for _, seed in wanted)}
+    classes = {len(row["per_class"]["names"]) for row in runs["row"] if row.get("per_class")}
+    chance = 100 / classes.pop() if len(classes) == 1 else math.nan
+    by_variant = dict(list(runs.groupby("variant")))
+    none = runs[:0]
+
+    def pair(candidate: Variant, reference: Variant) -> dict[str, Any]:
+        both = (candidate, reference)
+        own = pd.concat([by_variant.get(variant, none) for variant in both])
+        return pair_up(own, *both, seeds, {(v, seed) for v, seed in lost if v in both}, chance)
+
+    return pd.DataFrame([pair(*both) for both in pairs(variants, terms.reference)])
 
 
 def pair_up(
@@ -133,20 +146,20 @@ def pair_up(
             notes.append(f"{who} has no run with {seed_list(missing)}")
         known = own["accuracy"].dropna()
         scores.append(pd.concat([known, pd.Series(chance, which)]) if scored and which else known)
-    a, b = both.values()
-    foreign = {s: _foreign(a["row"][s], b["row"][s]) for s in sorted(set(a.index) & set(b.index))}
+    a, b = (own["row"].to_dict() for own in both.values())
+    foreign = {s: _foreign(a[s], b[s]) for s in sorted(a.keys() & b.keys())}
     if unpaired := [s for s, what in foreign.items() if what]:
         what = dict.fromkeys(key for s in unpaired for key in foreign[s])
         notes.append(f"{seed_list(unpaired)} not paired: the runs differ in {', '.join(what)}")
     finished, differences = (
         {int(s): float(x) for s, x in (ours - theirs).dropna().sort_index().items() if not foreign.get(s)}
-        for ours, theirs in ([a["accuracy"], b["accuracy"]], scores)
+        for ours, theirs in ([own["accuracy"] for own in both.values()], scores)
     )
-    made = {_sources(own["row"][s]) for s in finished for own in (a, b)} - {""}
+    made = {_sources(own[s]) for s in finished for own in (a, b)} - {""}
     if len(made) > 1:
         testable = False
         notes.append(f"the runs were trained with {len(made)} versions of the code, so no verdict")
-    notes += _mixed([(s, a["row"][s], b["row"][s]) for s in finished])
+    notes += _mixed([(s, a[s], b[s]) for s in finished])
     return {
         "candidate": candidate,
         "reference": reference,
@@ -155,15 +168,16 @@ def pair_up(
         "finished": finished,
         "by_seed": differences,
         "scored": sorted(set(differences) - set(finished)),
-        "ours": a["row"].to_dict(),
-        "theirs": b["row"].to_dict(),
+        "ours": a,
+        "theirs": b,
         "testable": testable,
         "notes": notes,
     }
 
 
 def _foreign(ours: Row, theirs: Row) -> list[str]:
-    differ = [key for key in _PAIRED if conditions(ours).get(key) != conditions(theirs).get(key)]
+    a, b = conditions(ours), conditions(theirs)
+    differ = [key for key in _PAIRED if a.get(key) != b.get(key)]
     return differ + (["training code"] if len({_sources(ours), _sources(theirs)} - {""}) > 1 else [])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from vitpos.analysis.runs import Row
-from vitpos.analysis.tables import setting_label
+from vitpos.analysis.tables import MOST, setting_label
 from vitpos.analysis.terms import Terms
 from vitpos.analysis.verdict import conditions
 from vitpos.text import code, duration, escape, minus, number, plural, seed_list, span
@@ -17,7 +17,9 @@ _LISTED = 6  # a sentence with more names is hard to read
 
 def listing(names: Iterable[object]) -> str:
     """Joins names as code: ```a`, `b```."""
-    return ", ".join(map(code, dict.fromkeys(map(str, names))))
+    distinct = list(dict.fromkeys(map(str, names)))
+    more = f" and {len(distinct) - MOST:,} more" if len(distinct) > MOST else ""
+    return ", ".join(map(code, distinct[:MOST])) + more
 
 
 def answer(found: pd.DataFrame, terms: Terms) -> list[str]:

@@ -11,11 +11,14 @@ import numpy as np
 from vitpos.data import cache, cifar, folder
 from vitpos.data.images import Images, Raw, Split, canonical, say
 from vitpos.errors import VitposError, unknown
+from vitpos.paths import cache as cache_folder
 from vitpos.paths import expand
 
 __all__ = ["SOURCES", "Images", "Split", "load"]
 
 SOURCES = ("cifar10", "cifar100", "digits", "folder")
+# Names a file of `lent_file`, which then stands for every name and root: for a worker on a machine without the data.
+LENT = "VITPOS_LENT_DATA"
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +43,8 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     """
     if name not in SOURCES:
         raise unknown("data set", name, SOURCES)
+    if lent := os.environ.get(LENT):
+        return _lent(Path(lent))
     if name == "digits":
         return _digits()
     if name == "folder":
@@ -73,6 +78,29 @@ def _prepare(name: str, files: tuple[Path, ...], decode: Callable[[], Raw]) -> I
             f"{test} of {len(images.test)} test images are also training or validation images"
         )
     _memo[name] = (stamp, images)
+    return images
+
+
+def lent_file(fingerprint: str) -> Path:
+    """Names the file of the cache for a data set that this machine lacks and was lent."""
+    return cache_folder() / f"lent-{fingerprint}.npz"
+
+
+def has_lent(fingerprint: str) -> bool:
+    """Tells whether the file of `lent_file` is there and whole."""
+    return cache.read(lent_file(fingerprint), fingerprint) is not None
+
+
+def keep_lent(images: Images) -> None:
+    """Writes the file of `lent_file`; logs where that cannot be done, as every write to the cache."""
+    cache.write(lent_file(images.fingerprint), images.fingerprint, images)
+
+
+@lru_cache(maxsize=1)
+def _lent(path: Path) -> Images:
+    images = cache.read(path, path.stem.removeprefix("lent-"))
+    if images is None:
+        raise VitposError(f"the data set that was lent to this machine is not in {path} any more; start the run again")
     return images
 
 

@@ -2,11 +2,14 @@
 
 import math
 
+import pandas as pd
+
+from vitpos.analysis.inference import describe
 from vitpos.analysis.power import MOST, Goal, deviation_limits, per_test, plan_seeds, seeds_for_level
 from vitpos.analysis.runs import Variant, frame
-from vitpos.analysis.verdict import pairs, verdicts
+from vitpos.analysis.verdict import compare, pairs
 from vitpos.errors import VitposError
-from vitpos.study.engine import default_workers
+from vitpos.study.machine import default_slots
 from vitpos.study.plan import Study
 from vitpos.study.results import Results
 from vitpos.study.timing import estimate
@@ -44,7 +47,7 @@ def forecast(study: Study, results: Results, sd: float | None, workers: int | No
     if added:
         print("seeds are added until all is decided; below are numbers fixed beforehand, which are a little lower")
     each, note = seconds_per_run(study, results)
-    many, runs = workers or default_workers(), [run for run in study.trials or study.runs if run.seed == first]
+    many, runs = workers or default_slots(), [run for run in study.trials or study.runs if run.seed == first]
     if math.isfinite(each):
         a_seed = each * len(runs) / many
         print(
@@ -73,8 +76,9 @@ def deviation(study: Study, results: Results, sd: float | None) -> tuple[list[fl
         return [sd], f"{sd:g} points, as stated with --sd"
     if results.stored():
         try:
-            collected = results.collect(study)[0]
-            found = verdicts(frame(collected, study.comparison.metric), study.comparison)
+            collected = results.gather(study)[0]
+            found = compare(frame(collected, study.comparison.metric), study.comparison, (), ())
+            found = found.join(describe(pd.DataFrame(found["by_seed"].tolist()).sort_index(axis=1)))
         except VitposError:  # rows of another metric, or of another version of the study
             found = None
         if found is not None and len(found) and (found["sd"] > 0).any():

@@ -7,6 +7,7 @@ from typing import Any
 from vitpos.study import tuning
 from vitpos.study.plan import Study, expand, read
 from vitpos.study.results import Results
+from vitpos.text import plural
 
 
 def settle(study: Study, results: Results, step: int = 1) -> Study:
@@ -57,6 +58,12 @@ def look(study: Study, results: Results) -> tuple[int, int, int]:
     return whole, int((found["verdict"] != "undecided").sum()) if len(found) else 0, len(found)
 
 
+def looked(study: Study, results: Results) -> str:
+    """Says how far a study is whose seeds are added until all is decided."""
+    whole, decided, comparisons = look(study, results)
+    return f"after {plural(whole, 'seed')}: {decided} of {plural(comparisons, 'comparison')} decided"
+
+
 def amend(study: Study, results: Results) -> tuple[Study, list[str]]:
     """Compares a study with its first statement, which is kept beside its results.
 
@@ -64,9 +71,6 @@ def amend(study: Study, results: Results) -> tuple[Study, list[str]]:
         The study with as many comparisons in its family as were stated at first, at least, and in words what was added
         or left out after there were results.
     """
-    from vitpos.analysis.runs import Variant
-    from vitpos.analysis.verdict import pairs
-
     kept = results.folder / "study.yaml"
     if not kept.exists() or not results.stored():
         return study, []
@@ -82,6 +86,9 @@ def amend(study: Study, results: Results) -> tuple[Study, list[str]]:
 
     changed("seeds", list(map(str, first.seed_list)), list(map(str, now.seed_list)))
     if first.axes != now.axes:
+        from vitpos.analysis.runs import Variant  # imports scipy
+        from vitpos.analysis.verdict import pairs
+
         bare = dataclasses.replace(first, overrides={}, seeds=[0], tune={})
         runs, _ = expand({}, bare, study.path.parent.resolve(), results.settings)
         then, here = (list(dict.fromkeys(Variant.of(run.axes) for run in each)) for each in (runs, study.runs))
