@@ -18,7 +18,7 @@ TASKS = Path("/proc/self/task")
 
 def test_slots_by_default(monkeypatch):
     assert local.default_slots() == len(os.sched_getaffinity(0))
-    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1", "2"])
+    monkeypatch.setattr("vitpos.study.machine.visible_gpus", lambda: ["0", "1", "2"])
     assert local.default_slots() == 3
 
 
