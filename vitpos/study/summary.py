@@ -18,7 +18,9 @@ _METRICS = {"val/accuracy": "validation accuracy", "train/loss": "training loss"
 
 
 def write_curves(rows: Sequence[Row], folder: Path) -> Path:
-    """Writes one summary run per variant, of very many for the best: mean, lowest and highest over seeds by epoch, with margin charts.
+    """Writes one summary run per variant: mean, lowest and highest over seeds by epoch, with margin charts.
+
+    Of very many variants the best have one.
 
     Tags are ``val/accuracy/mean``, ``.../low``, ``.../high`` and the same for ``train/loss``; the charts are in the
     "custom scalars" tab.
