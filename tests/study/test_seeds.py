@@ -166,5 +166,5 @@ def test_each_result_is_read_once_a_command(done, monkeypatch, capsys):
     for action in ("run", "status", "report"):
         opened.clear()
         assert main(["study", action, str(done.file), "--results", str(done.results)]) == 0
-        found = [path for path in opened if path.name in ("result.json", "rows.jsonl")]
-        assert len(found) == len(set(found)) == 5
+        found = [path for path in opened if path.name == "result.json"]
+        assert len(found) == len(set(found)) == 4
