@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from vitpos.analysis.runs import Row, Variant, by_epoch, frame
+from vitpos.analysis.tables import leaders
 from vitpos.errors import VitposError
 from vitpos.text import slug
 
@@ -17,7 +18,7 @@ _METRICS = {"val/accuracy": "validation accuracy", "train/loss": "training loss"
 
 
 def write_curves(rows: Sequence[Row], folder: Path) -> Path:
-    """Writes one summary run per variant: mean, lowest and highest over seeds by epoch, with margin charts.
+    """Writes one summary run per variant, or only of the best if there are many: mean and range over seeds by epoch.
 
     Tags are ``val/accuracy/mean``, ``.../low``, ``.../high`` and the same for ``train/loss``; the charts are in the
     "custom scalars" tab.
@@ -32,9 +33,9 @@ def write_curves(rows: Sequence[Row], folder: Path) -> Path:
     Raises:
         VitposError: If there are no rows, or the folder cannot be written.
     """
-    groups = {
-        variant: own["row"].tolist() for variant, own in frame(rows, "val/accuracy").groupby("variant", sort=True)
-    }
+    runs = frame(rows, "val/accuracy")
+    kept = leaders(runs, runs[:0])
+    groups = {v: own["row"].tolist() for v, own in runs.groupby("variant", sort=True) if v in kept}
     target = Path(folder) / "tensorboard"
     part = target.with_name(".tensorboard.part")
     try:
