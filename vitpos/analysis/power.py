@@ -136,56 +136,10 @@ def seeds_to_decide(
     return ends[0], ends[1]
 
 
-<<<<<<< HEAD
-@cache
-def _normal(n: int, rows: int) -> Floats:
-    """Draws standard normal differences from one reference, (studies, rows, n), the same each time; row by row."""
-    runs = [np.random.default_rng([n, row]).standard_normal((_STUDIES, n)) for row in range(rows + 1)]
-    return np.stack([(run - runs[0]) / math.sqrt(2) for run in runs[1:]], axis=1)
-=======
-class Goal(NamedTuple):
-    """A result that a study may want to show for one comparison, and the power to do so with the seeds that it has.
-
-    ``seeds_80`` and ``seeds_95`` are the smallest numbers of seeds with a power of 80 and 95 % (see `seeds_for`).
-    """
-
-    what: str
-    seeds_80: int | None
-    seeds_95: int | None
-    power: float
-
-
-def plan_seeds(terms: Terms, comparisons: int, seeds: int, sd: float) -> list[Goal]:
-    """Computes what so many comparisons with so many seeds can show if paired differences have this deviation.
-
-    Returns:
-        A difference of the margin, one of twice the margin, and equivalence where there is no difference.
-
-    Raises:
-        VitposError: The deviation is not above 0, or there is nothing to compare.
-    """
-    if not 0 < sd < math.inf:
-        raise VitposError(f"the deviation of paired differences is {sd}; it must be above 0 percentage points")
-    if comparisons < 1:
-        raise VitposError("there is nothing to compare: the study has no position but the reference")
-    level, family = per_test(terms.alpha, terms.correction, comparisons)
-    goals, points = [], terms.margin
-    for what, effect, margin in (
-        (f"a difference of the margin ({points:g} points)", points, None),
-        (f"a difference of twice the margin ({2 * points:g} points)", 2 * points, None),
-        (f"equivalence within {points:g} points where there is no difference", 0.0, points),
-    ):
-        few, many = (seeds_for(power, effect, sd, level, family, margin) for power in (0.80, 0.95))
-        reached = flip_power(seeds, effect, sd, level, family, margin) if seeds > 1 and points > 0 else 0.0
-        goals.append(Goal(what, few, many, reached))
-    return goals
-
-
 def _normal(n: int, row: int) -> Floats:
     """Draws standard normal differences from one reference, (studies, n), for a comparison; the same each time."""
     run, reference = (np.random.default_rng([n, i]).standard_normal((_STUDIES, n)) for i in (row + 1, 0))
     return np.asarray((run - reference) / math.sqrt(2))
->>>>>>> main
 
 
 def _statistic(x: Floats, *, two_sided: bool) -> Floats:
