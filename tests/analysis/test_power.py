@@ -10,8 +10,6 @@ from statsmodels.stats.power import TTestPower
 from vitpos.analysis import power
 from vitpos.analysis.inference import flip_tests
 from vitpos.analysis.signs import max_t
-from vitpos.analysis.terms import Terms
-from vitpos.errors import VitposError
 
 
 @pytest.mark.parametrize("n", [3, 8, 30, 200])
@@ -134,31 +132,3 @@ def test_what_no_number_of_seeds_shows():
 def test_without_deviation_the_level_alone_counts():
     assert power.seeds_for(0.8, 0.3, 0.0, 0.05) == 6
     assert power.seeds_for(0.8, 0.3, 0.0, 0.05, margin=1.0) == 5
-
-
-def test_plan_of_a_study():
-    comparison = Terms("first", "", "learned", margin=1.0, correction="holm")
-    goals = power.plan_seeds(comparison, 8, 5, sd=0.6)
-    one, two, equal = goals
-    assert one.what == "a difference of the margin (1 points)"
-    assert [goal.power for goal in goals] == [0, 0, 0]
-    assert one.seeds_80 == power.seeds_for(0.8, 1.0, 0.6, 0.05 / 8)
-    assert two.seeds_95 == power.seeds_for(0.95, 2.0, 0.6, 0.05 / 8)
-    assert equal.seeds_95 == power.seeds_for(0.95, 0.0, 0.6, 0.05 / 8, margin=1.0)
-    assert 9 <= two.seeds_80 <= one.seeds_80 < one.seeds_95
-    more = power.plan_seeds(comparison, 8, one.seeds_80, sd=0.6)
-    assert more[0].power >= 0.8
-
-
-def test_plan_without_a_margin_has_no_goals_that_can_be_reached():
-    goals = power.plan_seeds(Terms("first", "", "learned", margin=0.0), 2, 5, sd=0.6)
-    assert [(goal.seeds_80, goal.seeds_95, goal.power) for goal in goals] == [(None, None, 0.0)] * 3
-
-
-@pytest.mark.parametrize(("comparisons", "sd", "message"), [
-    (1, 0.0, r"the deviation of paired differences is 0\.0; it must be above 0"), (1, math.nan, "is nan"),
-    (0, 1.0, "nothing to compare"),
-])  # fmt: skip
-def test_plans_that_make_no_sense(comparisons, sd, message):
-    with pytest.raises(VitposError, match=message):
-        power.plan_seeds(Terms("first", "", "learned"), comparisons, 5, sd)

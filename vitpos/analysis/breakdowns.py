@@ -64,16 +64,6 @@ def effects(runs: pd.DataFrame, axis: str, confidence: float) -> pd.DataFrame:
     return found
 
 
-def best(effect: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Leaves of the effect of an axis those schemes that do best."""
-    if effect.empty:
-        return effect
-    means = effect.groupby("position")["mean"].mean().sort_values(ascending=False, kind="stable")
-    kept = effect[effect["position"].isin(means.index[:most])]
-    kept.attrs |= effect.attrs
-    return kept
-
-
 def factors(all_effects: Mapping[str, pd.DataFrame], terms: Terms) -> Table:
     """Returns the effect of each axis: means over the schemes that have it, paired by seed with the first value."""
     rows = []
@@ -217,8 +207,7 @@ def classes(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
     rows = [{**subject, **{k: by_class.get(k, (0, math.nan))[1] for k in names}} for subject, by_class in known]
     least = min((n for _, by_class in known for n, _ in by_class.values()), default=0)
     error = difference_error_bound(50, 50, least) if least else math.nan
-    signed = dict.fromkeys(names, "signed")
-    return build("Differences by class", rows, signed, names=names, least=least, error=error, absent=absent)
+    return build("Differences by class", rows, names=names, least=least, error=error, absent=absent)
 
 
 def class_extremes(by_class: Table) -> Table:

@@ -19,10 +19,8 @@ from vitpos.analysis.signs import RESOLUTION, Floats, bets, closed_mean, max_t, 
 from vitpos.analysis.terms import Terms
 
 Flags = npt.NDArray[np.bool_]
-SECOND_TIER = (3, 5)
-"""With this range of seeds, too few for sign flips, t tests give an indication that is not a verdict."""
-MARGIN_STEP = 0.01
-"""Points; resolution of the least margin, which is rounded up."""
+SECOND_TIER = (3, 5)  # range of seeds, too few for sign flips, on which t tests give an indication
+MARGIN_STEP = 0.01  # points; resolution of the least margin, which is rounded up
 
 
 class Tests(NamedTuple):

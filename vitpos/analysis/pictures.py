@@ -315,7 +315,7 @@ def factor(found: pd.DataFrame, axis: str, terms: Terms, looks: Looks) -> Figure
     levels = found.attrs["levels"]
     if found.empty or len(levels) < 2:
         return None
-    order = list(found[found["level"] == levels[-1]].sort_values("mean", ascending=False)["position"])
+    order = list(found[found["level"] == levels[-1]].sort_values("mean", ascending=False)["position"])[: tables.MOST]
     ticks = [style.wrap(level(value), 14) for value in levels]
     turned = max(map(len, ticks)) * len(levels) > 26
     figure = _figure(max(3.2, 0.3 * len(order) + 1.2) + 0.1 * len(order))

@@ -12,26 +12,18 @@ import bisect
 import itertools
 import math
 from functools import cache, lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from scipy import special, stats
 
 from vitpos.analysis.signs import Floats, flips
-from vitpos.analysis.terms import Terms
-from vitpos.errors import VitposError
 
-MOST = 1000
-"""Largest number of seeds that is considered."""
-POWER = 0.80
-"""Power for which the seeds of an undecided comparison are counted."""
-CONFIDENCE = 0.80
-"""One-sided confidence of the limits of a measured deviation (see `deviation_limits`)."""
+MOST = 1000  # largest number of seeds that is considered
+POWER = 0.80  # for which the seeds of an undecided comparison are counted
+CONFIDENCE = 0.80  # one-sided, of the limits of a measured deviation (see `deviation_limits`)
+# Up to this many seeds above the minimum, sign flips have less power than t tests, so their power is simulated. Beyond,
+# it is that of t tests at Šidák's level, which is within a few points.
 COARSE = 2
-"""Up to this many seeds above the minimum, sign flips have less power than t tests, so their power is simulated.
-
-Beyond, it is that of t tests at Šidák's level, which is within a few points.
-"""
 _STUDIES = 2000  # a power of 80 % comes out within 1.8 points in 19 of 20 simulations
 _QUANTILES = (np.arange(2000) + 0.5) / 2000
 
@@ -142,44 +134,6 @@ def seeds_to_decide(
         ways = [seeds_for(POWER, mean, true, alpha, family, of) for of in (None, margin)]
         ends.append(min((max(way, n + 1) for way in ways if way), default=None))
     return ends[0], ends[1]
-
-
-class Goal(NamedTuple):
-    """A result that a study may want to show for one comparison, and the power to do so with the seeds that it has.
-
-    ``seeds_80`` and ``seeds_95`` are the smallest numbers of seeds with a power of 80 and 95 % (see `seeds_for`).
-    """
-
-    what: str
-    seeds_80: int | None
-    seeds_95: int | None
-    power: float
-
-
-def plan_seeds(terms: Terms, comparisons: int, seeds: int, sd: float) -> list[Goal]:
-    """Computes what so many comparisons with so many seeds can show if paired differences have this deviation.
-
-    Returns:
-        A difference of the margin, one of twice the margin, and equivalence where there is no difference.
-
-    Raises:
-        VitposError: The deviation is not above 0, or there is nothing to compare.
-    """
-    if not 0 < sd < math.inf:
-        raise VitposError(f"the deviation of paired differences is {sd}; it must be above 0 percentage points")
-    if comparisons < 1:
-        raise VitposError("there is nothing to compare: the study has no position but the reference")
-    level, family = per_test(terms.alpha, terms.correction, comparisons)
-    goals, points = [], terms.margin
-    for what, effect, margin in (
-        (f"a difference of the margin ({points:g} points)", points, None),
-        (f"a difference of twice the margin ({2 * points:g} points)", 2 * points, None),
-        (f"equivalence within {points:g} points where there is no difference", 0.0, points),
-    ):
-        few, many = (seeds_for(power, effect, sd, level, family, margin) for power in (0.80, 0.95))
-        reached = flip_power(seeds, effect, sd, level, family, margin) if seeds > 1 and points > 0 else 0.0
-        goals.append(Goal(what, few, many, reached))
-    return goals
 
 
 def _normal(n: int, row: int) -> Floats:

@@ -52,14 +52,8 @@ def write(
 ) -> str:
     """Writes ``report.md``, ``report.html``, ``figures/`` (PNG, SVG) and ``tables/`` (CSV, LaTeX) into a folder.
 
-    Each file is replaced whole or not at all; figures and tables of an earlier report are removed.
-
-    Args:
-        terms: What the study stated beforehand.
-        rows: Its finished runs.
-        failures: Its failed runs: ``axes``, ``seed`` and ``error``.
-        folder: The study's folder; made if missing.
-        background: What else is known about the study.
+    Each file is replaced whole or not at all; figures and tables of an earlier report are removed. Rows are finished
+    runs; failures have ``axes``, ``seed`` and ``error``.
 
     Returns:
         The answer and the table of verdicts as text of at most 100 columns.
@@ -95,25 +89,22 @@ def write(
     leaders = tables.leaders(runs, found)
     near = runs[runs["variant"].isin(leaders)]
     near_found = found[found["candidate"].isin(leaders)] if len(found) else found
-    history, maps, few = curves(near, _CURVES), similarity(near), len(near) == len(runs)
+    history, maps = curves(near, _CURVES), similarity(near)
     variants = [*runs["variant"], *(found["candidate"] if len(found) else ())]  # some may have no finished run
     looks = style.styles({v.position: v.kind for v in variants})
     at = breakdowns.by_setting(near, near_found)
     drawn = {
-        "forest": pictures.forest(found if few else near_found, terms, looks),
+        "forest": pictures.forest(near_found, terms, looks),
         "curves": pictures.curves(history, at, looks, metric_label(_CURVES)),
-        "ranking": pictures.ranking(written["ranking"] if few else breakdowns.ranking(near, near_found), looks),
-        "pareto": pictures.pareto(written["cost"] if few else breakdowns.cost(near, near_found, terms), terms, looks),
+        "ranking": pictures.ranking(breakdowns.ranking(near, near_found), looks),
+        "pareto": pictures.pareto(breakdowns.cost(near, near_found, terms), terms, looks),
         "per_class": pictures.classes(tables.led(by_class, near), terms.reference),
         "similarity": pictures.similarity(maps),
-        **{
-            _factor(axis): pictures.factor(effect if few else breakdowns.best(effect, tables.MOST), axis, terms, looks)
-            for axis, effect in effects.items()
-        },
+        **{_factor(axis): pictures.factor(effect, axis, terms, looks) for axis, effect in effects.items()},
     }
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
     given = {"terms": terms, "runs": runs, "found": found, "effects": effects, "written": written, "figures": figures}
-    text = _render(**given, near=near, history=history, maps=maps, background=background, failures=failures)
+    text = _render(background, failures, **given, near=near, history=history, maps=maps)
     folder = Path(folder)
     try:
         for name, figure in figures.items():
@@ -160,9 +151,7 @@ def _listing(text: str) -> str:
     return f"{fence}\n{visible(text.strip())}\n{fence}"
 
 
-def _render(
-    *, runs: pd.DataFrame, near: pd.DataFrame, background: Background, failures: Sequence[Row], **given: Any
-) -> str:
+def _render(background: Background, failures: Sequence[Row], **given: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vitpos.analysis"),
         trim_blocks=True,
@@ -172,6 +161,7 @@ def _render(
     environment.filters |= {"code": code, "text": paragraph, "plural": plural, "names": wording.listing, "p": p_value}
     environment.filters |= {"factor": _factor, "listing": _listing, "setting": tables.setting_label, "ranges": ranges}
     environment.filters |= {"number": lambda value, sign=False: minus(number(value, sign=sign))}
+    runs, near, written = given["runs"], given["near"], given["written"]
     rows = runs["row"].tolist()
     done = {*zip(runs["variant"], runs["seed"], strict=True)} | {(Variant.of(f["axes"]), f["seed"]) for f in failures}
     made = [row["environment"] for row in rows]
@@ -179,16 +169,14 @@ def _render(
     shared = wording.common([row["config"] for row in rows])
     text = environment.get_template("report.md.j2").render(
         **given,
-        runs=runs,
         background=background,
         wording=wording,
-        near=near,
-        table=lambda name: tables.on_page(given["written"][name], name, near),
+        table=lambda name: tables.on_page(written[name], name, near),
         seeds=sorted(set(runs["seed"])),
         variants=list(dict.fromkeys(near["variant"])),
         failures=[{**f, "label": Variant.of(f["axes"]).label} for f in failures],
         missing=sum((Variant.of(p["axes"]), p["seed"]) not in done for p in background.planned),
-        facts={name: table.facts for name, table in given["written"].items()},
+        facts={name: table.facts for name, table in written.items()},
         installs=installs,
         commits=[e.get("commit") for e in made],
         ran_on=wording.ran_on(rows, _PACKAGES),

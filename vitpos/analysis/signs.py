@@ -17,10 +17,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 # Accuracies are stored as float32, so equal differences may differ by 1e-5 points; one image in a million is 1e-4.
-RESOLUTION = 1e-4
-"""Points; sums of differences that are closer count as equal."""
-EXACT_SEEDS = 14
-"""Up to this many seeds all flips are enumerated; beyond it 2^14 are drawn, the same each time."""
+RESOLUTION = 1e-4  # points; sums of differences that are closer count as equal
+EXACT_SEEDS = 14  # up to so many all flips are enumerated; beyond, 2^14 are drawn, the same each time
 _DRAWN = 2**14
 _TABLE = 2**17  # numbers held in memory at once, of several studies
 _LARGEST = 2**22  # of one study

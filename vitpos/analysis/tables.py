@@ -24,7 +24,7 @@ from vitpos.analysis.runs import (
 )
 from vitpos.analysis.signs import RESOLUTION, Floats
 from vitpos.analysis.terms import Terms
-from vitpos.analysis.verdict import pair_up
+from vitpos.analysis.verdict import by_seed, pair_up
 from vitpos.errors import VitposError, visible
 from vitpos.text import code, escape, interval, minus, number, p_value, span
 
@@ -59,14 +59,12 @@ class Table:
     Attributes:
         title: What it shows.
         frame: Its values; the first column names what a row is about, pairs are intervals.
-        facts: Values for the prose or the picture beside it.
-        kinds: Formats of columns that are not in `KINDS`.
+        facts: Values for the prose or the picture beside it; ``names`` are columns of signed numbers.
     """
 
     title: str
     frame: pd.DataFrame
     facts: Mapping[str, Any] = field(default_factory=dict)
-    kinds: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -76,23 +74,19 @@ class Table:
             first = self.frame[head].iloc[0] if len(self.frame) else ""
             if isinstance(first, tuple):
                 return "interval" if head.endswith("of the mean") else "signed interval"
+            if head in self.facts.get("names", ()):
+                return "signed"
             return "axis" if isinstance(first, str) else "p" if re.search(r"\bp\b", head) else "number"
 
-        return {head: self.kinds.get(head) or KINDS.get(head) or kind(head) for head in self.frame}
+        return {head: KINDS.get(head) or kind(head) for head in self.frame}
 
 
-def build(
-    title: str,
-    rows: Sequence[Mapping[str, Any]],
-    kinds: Mapping[str, str] | None = None,
-    optional: Sequence[str] = (),
-    **facts: Any,
-) -> Table:
+def build(title: str, rows: Sequence[Mapping[str, Any]], optional: Sequence[str] = (), **facts: Any) -> Table:
     """Builds a table of rows, each a value by column, without the `optional` columns that are empty."""
     frame = pd.DataFrame(rows, dtype=object)
-    formats = Table(title, frame, facts, kinds or {}).columns
+    formats = Table(title, frame, facts).columns
     empty = [h for h in optional if h in frame and {_format(formats[h], x) for x in frame[h]} <= {"-", "0"}]
-    return Table(title, frame.drop(columns=empty), facts, kinds or {})
+    return Table(title, frame.drop(columns=empty), facts)
 
 
 def level(value: str) -> str:
@@ -207,7 +201,7 @@ def errors(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
         row |= {"error over images": error, "estimate": "by image" if exact else "upper bound"}
         rows.append({**row, both_errors: both})
     worst = max((accuracy_error(x, images) for x in known), default=math.nan)
-    return build("Sources of error", rows, None, [both_errors], images=images, split=split, worst=worst)
+    return build("Sources of error", rows, [both_errors], images=images, split=split, worst=worst)
 
 
 def schemes(runs: pd.DataFrame, terms: Terms) -> Table:
@@ -239,20 +233,17 @@ def leaders(runs: pd.DataFrame, found: pd.DataFrame) -> set[Variant]:
 
 
 def led(table: Table, near: pd.DataFrame) -> Table:
-    """Leaves of a table of more than `MOST` rows those of the variants that the page shows, else the first."""
+    """Reduces a table of more than `MOST` rows to those of the variants that the page shows, or to the first."""
     frame = table.frame
-    if len(frame) <= MOST:
-        return table
-    if "scheme" not in frame:
+    if "scheme" not in frame or len(frame) <= MOST:
         return replace(table, frame=frame[:MOST])
-    subjects = {tuple(about(near, v.position, v.others).items()) for v in set(near["variant"])}
-    heads = ["scheme", *near.attrs["axes"]]
-    kept = [tuple(zip(heads, row, strict=True)) in subjects for row in frame[heads].itertuples(index=False)]
-    return replace(table, frame=frame[kept])
+    shown = pd.DataFrame([about(near, v.position, v.others) for v in set(near["variant"])])
+    heads = list(shown)
+    return replace(table, frame=frame[frame.set_index(heads).index.isin(shown.set_index(heads).index)])
 
 
 def on_page(table: Table, name: str, near: pd.DataFrame) -> str:
-    """Lays out a table for the page, and says where the rest is of one that it does not show whole."""
+    """Formats a table for the page, with a note on where to find rows that are not shown."""
     shown = led(table, near)
     left = len(table.frame) - len(shown.frame)
     rest = f"\n\n*{len(shown.frame)} of {len(table.frame):,} rows; all are in `tables/{name}.csv`.*" if left else ""
@@ -265,25 +256,21 @@ def options(runs: pd.DataFrame, terms: Terms) -> Table:
     Fact ``spreads``: for each setting in which a kind has several forms, its label, the spread of the means across
     kinds at default options (names and points; None without two), and within each kind (forms and points by name).
     """
-    variants, seeds, rows, spreads = dict(list(runs.groupby("variant"))), set(runs["seed"]), [], []
+    variants, seeds, rows, spreads = by_seed(runs), set(runs["seed"]), [], []
     for variant in sorted(variants):
         default = replace(variant, position=variant.kind)
         if variant.position != variant.kind and default in variants:
-            pair = pair_up(pd.concat([variants[variant], variants[default]]), variant, default, seeds)
+            pair = pair_up(variants, variant, default, seeds, {}, math.nan)
             s = summarize(list(pair["finished"].values()), 1 - terms.alpha)
             row = {**about(runs, variant.position, variant.others), "against": default.position, "difference": s.mean}
             rows.append({**row, f"{terms.confidence} t interval": (s.low, s.high), "n": s.n})
     means = runs.groupby("variant", sort=True)["accuracy"].mean().dropna()
-    groups: dict[Setting, dict[Variant, float]] = {}
-    for v, mean in means.items():
-        groups.setdefault(v.others, {})[v] = mean
-    for others, here in sorted(groups.items()):
-        kinds: dict[str, list[float]] = {}
-        for v, mean in here.items():
-            kinds.setdefault(v.kind, []).append(mean)
-        within = {kind: (len(x), float(np.ptp(x))) for kind, x in kinds.items() if len(x) > 1}
-        defaults = [v for v in here if v.position == v.kind != "none"]
-        across = ([v.kind for v in defaults], float(np.ptp([here[v] for v in defaults]))) if len(defaults) > 1 else None
+    forms = pd.DataFrame({"others": [v.others for v in means.index], "kind": [v.kind for v in means.index]})
+    forms["default"], forms["mean"] = [v.position == v.kind != "none" for v in means.index], means.to_numpy()
+    for others, here in forms.groupby("others", sort=True):
+        within = {kind: (len(x), float(np.ptp(x))) for kind, x in here.groupby("kind")["mean"] if len(x) > 1}
+        defaults = here[here["default"]]
+        across = (defaults["kind"].tolist(), float(np.ptp(defaults["mean"]))) if len(defaults) > 1 else None
         if within:
             spreads.append((setting_label(others), across, within))
     return build("Scheme options against defaults", rows, spreads=spreads)

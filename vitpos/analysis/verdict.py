@@ -1,7 +1,7 @@
 """Who is compared with whom, the paired differences, and the verdict on each."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -89,40 +89,45 @@ def verdicts(
 
 
 def compare(runs: pd.DataFrame, terms: Terms, failures: Sequence[Row], planned: Sequence[Row]) -> pd.DataFrame:
-    """Pairs the runs of all comparisons of a study, without judging them (see `verdicts`), a row of `pair_up` each."""
-    lost = {(Variant.of(f["axes"]), int(f["seed"])) for f in failures}
-    wanted = {(Variant.of(p["axes"]), int(p["seed"])) for p in planned} | lost
-    variants = {*runs["variant"], *(variant for variant, _ in wanted)}
-    seeds = {*runs["seed"], *(seed for _, seed in wanted)}
+    """Pairs the runs of all comparisons of a study without judging them (see `verdicts`): one row of `pair_up` each."""
+    lost: dict[Variant, set[int]] = {}
+    for failure in failures:
+        lost.setdefault(Variant.of(failure["axes"]), set()).add(int(failure["seed"]))
+    variants = {*runs["variant"], *lost, *(Variant.of(p["axes"]) for p in planned)}
+    seeds = {*runs["seed"].tolist(), *(int(run["seed"]) for run in (*failures, *planned))}
     classes = {len(row["per_class"]["names"]) for row in runs["row"] if row.get("per_class")}
     chance = 100 / classes.pop() if len(classes) == 1 else math.nan
-    by_variant = dict(list(runs.groupby("variant")))
-    none = runs[:0]
+    grouped = by_seed(runs)
+    return pd.DataFrame([pair_up(grouped, *pair, seeds, lost, chance) for pair in pairs(variants, terms.reference)])
 
-    def pair(candidate: Variant, reference: Variant) -> dict[str, Any]:
-        both = (candidate, reference)
-        own = pd.concat([by_variant.get(variant, none) for variant in both])
-        return pair_up(own, *both, seeds, {(v, seed) for v, seed in lost if v in both}, chance)
 
-    return pd.DataFrame([pair(*both) for both in pairs(variants, terms.reference)])
+def by_seed(runs: pd.DataFrame) -> dict[Variant, tuple[dict[int, Row], dict[int, float]]]:
+    """Returns by variant its rows and its accuracies, both by seed; runs without an accuracy have only a row."""
+    found: dict[Variant, tuple[dict[int, Row], dict[int, float]]] = {}
+    for run in runs.itertuples():
+        rows, accuracies = found.setdefault(run.variant, ({}, {}))
+        rows[run.seed] = run.row
+        if math.isfinite(run.accuracy):
+            accuracies[run.seed] = run.accuracy
+    return found
 
 
 def pair_up(
-    runs: pd.DataFrame,
+    runs: Mapping[Variant, tuple[dict[int, Row], dict[int, float]]],
     candidate: Variant,
     reference: Variant,
-    seeds: Collection[int],
-    lost: Collection[tuple[Variant, int]] = (),
-    chance: float = math.nan,
+    seeds: Set[int],
+    lost: Mapping[Variant, Set[int]],
+    chance: float,
 ) -> dict[str, Any]:
     """Pairs the runs of two variants by seed.
 
     Args:
-        runs: From `runs.frame`.
+        runs: From `by_seed`.
         candidate: The variant that is judged.
         reference: The variant that it is compared with.
         seeds: All seeds of the study.
-        lost: Variant and seed of runs that failed.
+        lost: Seeds of runs that failed, by variant.
         chance: Accuracy at which a lost run is scored; NaN if unknown.
 
     Returns:
@@ -130,30 +135,27 @@ def pair_up(
         the difference by seed of pairs that ran; ``by_seed``, the same with lost runs scored at chance; ``scored``, the
         seeds for which they are; ``ours`` and ``theirs``, all rows of the two by seed; ``testable`` and ``notes``.
     """
-    notes, testable, scores = [], True, []
-    both = {v: runs[runs["variant"] == v].set_index("seed") for v in (candidate, reference)}
-    bad = {
-        v: sorted({s for w, s in lost if w == v and s not in own.index} | {*own.index[own["accuracy"].isna()]})
-        for v, own in both.items()
-    }
-    scored = math.isfinite(chance) and all(2 * len(which) < len(seeds) for which in bad.values())
-    for who, which, own in zip(("the scheme", "the reference"), bad.values(), both.values(), strict=True):
+    notes, testable, both = [], True, (candidate, reference)
+    (a, b), finite = zip(*(runs.get(v, ({}, {})) for v in both), strict=True)
+    bad = [
+        sorted((lost.get(v, set()) | own.keys()) - ran.keys()) for v, own, ran in zip(both, (a, b), finite, strict=True)
+    ]
+    scored = math.isfinite(chance) and all(2 * len(which) < len(seeds) for which in bad)
+    for who, which, own in zip(("the scheme", "the reference"), bad, (a, b), strict=True):
         if which:
             testable = scored
             how = f"scored at chance, {chance:g} %" if scored else "so no verdict"
             notes.append(f"{who} failed or diverged with {seed_list(which)}, {how}")
-        if missing := sorted(set(seeds) - set(own.index) - set(which)):
+        if missing := seeds - own.keys() - set(which):
             notes.append(f"{who} has no run with {seed_list(missing)}")
-        known = own["accuracy"].dropna()
-        scores.append(pd.concat([known, pd.Series(chance, which)]) if scored and which else known)
-    a, b = (own["row"].to_dict() for own in both.values())
     foreign = {s: _foreign(a[s], b[s]) for s in sorted(a.keys() & b.keys())}
     if unpaired := [s for s, what in foreign.items() if what]:
         what = dict.fromkeys(key for s in unpaired for key in foreign[s])
         notes.append(f"{seed_list(unpaired)} not paired: the runs differ in {', '.join(what)}")
+    scores = [dict.fromkeys(which, chance) | ran if scored else ran for which, ran in zip(bad, finite, strict=True)]
     finished, differences = (
-        {int(s): float(x) for s, x in (ours - theirs).dropna().sort_index().items() if not foreign.get(s)}
-        for ours, theirs in ([own["accuracy"] for own in both.values()], scores)
+        {s: ours[s] - theirs[s] for s in sorted(ours.keys() & theirs.keys()) if not foreign.get(s)}
+        for ours, theirs in (finite, scores)
     )
     made = {_sources(own[s]) for s in finished for own in (a, b)} - {""}
     if len(made) > 1:

@@ -1,12 +1,14 @@
 """Carries out ``vitpos study plan``: what verdicts a study's seeds can reach, and what that costs in time."""
 
 import math
+from typing import NamedTuple
 
 import pandas as pd
 
 from vitpos.analysis.inference import describe
-from vitpos.analysis.power import MOST, Goal, deviation_limits, per_test, plan_seeds, seeds_for_level
+from vitpos.analysis.power import MOST, deviation_limits, flip_power, per_test, seeds_for, seeds_for_level
 from vitpos.analysis.runs import Variant, frame
+from vitpos.analysis.terms import Terms
 from vitpos.analysis.verdict import compare, pairs
 from vitpos.errors import VitposError
 from vitpos.study.machine import default_slots
@@ -68,6 +70,44 @@ def forecast(study: Study, results: Results, sd: float | None, workers: int | No
     for line in warnings(plans[deviations[0]], comparison.margin, seeds, level):
         print(f"\nwarning: {line}")
     return 0
+
+
+class Goal(NamedTuple):
+    """A result that a study may want to show for one comparison, and the power to do so with the seeds that it has.
+
+    ``seeds_80`` and ``seeds_95`` are the smallest numbers of seeds with a power of 80 and 95 % (see `seeds_for`).
+    """
+
+    what: str
+    seeds_80: int | None
+    seeds_95: int | None
+    power: float
+
+
+def plan_seeds(terms: Terms, comparisons: int, seeds: int, sd: float) -> list[Goal]:
+    """Computes what so many comparisons with so many seeds can show if paired differences have this deviation.
+
+    Returns:
+        A difference of the margin, one of twice the margin, and equivalence where there is no difference.
+
+    Raises:
+        VitposError: The deviation is not above 0, or there is nothing to compare.
+    """
+    if not 0 < sd < math.inf:
+        raise VitposError(f"the deviation of paired differences is {sd}; it must be above 0 percentage points")
+    if comparisons < 1:
+        raise VitposError("there is nothing to compare: the study has no position but the reference")
+    level, family = per_test(terms.alpha, terms.correction, comparisons)
+    goals, points = [], terms.margin
+    for what, effect, margin in (
+        (f"a difference of the margin ({points:g} points)", points, None),
+        (f"a difference of twice the margin ({2 * points:g} points)", 2 * points, None),
+        (f"equivalence within {points:g} points where there is no difference", 0.0, points),
+    ):
+        few, many = (seeds_for(power, effect, sd, level, family, margin) for power in (0.80, 0.95))
+        reached = flip_power(seeds, effect, sd, level, family, margin) if seeds > 1 and points > 0 else 0.0
+        goals.append(Goal(what, few, many, reached))
+    return goals
 
 
 def deviation(study: Study, results: Results, sd: float | None) -> tuple[list[float], str]:
