@@ -30,13 +30,12 @@ def effects(runs: pd.DataFrame, axis: str, confidence: float) -> pd.DataFrame:
     """Computes the effect of an axis on each scheme.
 
     Per seed, accuracy is averaged over the settings of all other axes that a scheme has at every value of the axis, so
-    that values differ in nothing else; seeds and settings that lack runs are left out as `runs.complete` says.
+    that values differ in nothing else. Seeds and settings that lack runs are left out (`runs.complete`).
 
     Returns:
-        One row per scheme and value, in their order: ``position``, ``level``, ``mean``, ``low`` and ``high`` (t
-        interval over seeds), ``n``, ``cells`` (settings), ``lacks`` (the scheme has no such option: the same runs at
-        every value), ``values`` (by seed) and ``rank`` (1 the best). ``attrs``: ``levels``, ``absent`` schemes,
-        ``unused`` runs.
+        One row per scheme and value, in their order: ``position``, ``level``, the fields of `runs.Summary`, ``cells``
+        (number of settings), ``lacks`` (the scheme has no such option: the same runs at every value), ``values`` (by
+        seed) and ``rank`` (1 is best). ``attrs``: ``levels``, ``absent`` schemes, ``unused`` runs.
     """
     levels = sorted({dict(v.others)[axis] for v in runs["variant"] if axis in dict(v.others)}, key=level_order)
     split = runs.assign(

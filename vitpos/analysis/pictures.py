@@ -25,7 +25,7 @@ from vitpos.analysis.signs import Floats
 from vitpos.analysis.tables import Table, level
 from vitpos.analysis.terms import Terms
 from vitpos.style import Style
-from vitpos.text import number, span
+from vitpos.text import minus, number, span
 
 _OVERLAID = 8  # most schemes whose curves can be told apart in one panel
 _PANELS = 36  # most panels of a figure
@@ -86,7 +86,7 @@ def forest(found: pd.DataFrame, terms: Terms, looks: Looks) -> Figure | None:
 
 
 def _difference(axes: Axes, y: float, d: pd.Series, look: Style, limits: tuple[float, float]) -> None:
-    text = f"{number(d['mean'], sign=True)}  {d['verdict']}" if d["n"] else d["verdict"]
+    text = f"{minus(number(d['mean'], sign=True))}  {d['verdict']}" if d["n"] else d["verdict"]
     axes.annotate(text, (1.035, y), xycoords=axes.get_yaxis_transform(), va="center", fontsize=10)
     if not d["n"]:
         axes.text(0.5, y, "no pair of runs", transform=axes.get_yaxis_transform(), va="center", ha="center", fontsize=9)
@@ -221,7 +221,7 @@ def classes(table: Table, reference: str) -> Figure | None:
     for row, line in list(zip(table.frame.to_dict("records"), values[:, shown], strict=True))[:_ROWS]:
         colours = colormaps["RdBu"](Normalize(-top, top)(line))
         cells = [
-            (tuple(colour), number(x, 1, sign=True)) if np.isfinite(x) else (_EMPTY[0], "no\nimage")
+            (tuple(colour), minus(number(x, 1, sign=True))) if np.isfinite(x) else (_EMPTY[0], "no\nimage")
             for colour, x in zip(colours, line, strict=True)
         ]
         where = ", ".join(f"{key} = {row[key]}" for key in keys if row[key] != "-")

@@ -129,7 +129,7 @@ def verdict_table(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Tabl
 
 
 def detail(d: Any) -> str:
-    """Returns what belongs to a verdict: its reason, whether it exceeds the margin, and what is merely indicated."""
+    """Formats the details of a verdict: its reason, whether it exceeds the margin, and what is indicated."""
     indicated = f"indicated: {d.indicated}" if d.indicated else ""
     return "; ".join(filter(None, [d.reason, "beyond the margin" if d.beyond else "", indicated]))
 
@@ -304,7 +304,7 @@ def _format(kind: str, value: Any) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Lays out a table as Markdown."""
+    """Formats a table as Markdown."""
 
     def cell(kind: str, value: Any) -> str:
         plain = _format(kind, value)
@@ -321,11 +321,11 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Writes a table as CSV with a header: numbers to ten digits, nothing where they are not defined."""
+    """Formats a table as CSV with a header: numbers to ten digits, empty where undefined."""
     columns: dict[str, Sequence[Any]] = {}
 
     def harmless(value: Any) -> Any:
-        """Puts an apostrophe before text that a spreadsheet would compute as a formula; numbers stay."""
+        """Prefixes text that a spreadsheet would evaluate as a formula with an apostrophe; numbers stay."""
         if not isinstance(value, str) or re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|-", value):
             return value
         return f"'{visible(value)}" if re.match(r"\s*[=+@\-]\s*\S|[\t\n]", value) else visible(value)
@@ -341,12 +341,12 @@ def to_csv(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    r"""Writes a table as a LaTeX ``tabular`` with rules of booktabs, to be read with ``\input``."""
+    r"""Formats a table as a LaTeX ``tabular`` with booktabs rules, for ``\input``."""
 
     def cell(kind: str, value: Any) -> str:
         text = _format(kind, value)
         if not isinstance(value, str) and any(map(str.isdigit, text)):
-            return f"${re.sub(r'(?<=[0-9]),(?=[0-9])', '{,}', text)}$"  # for a minus that is one
+            return f"${re.sub(r'(?<=[0-9]),(?=[0-9])', '{,}', text)}$"  # math mode sets a true minus
         return {"code": "\\texttt{%s}", "strong": "\\textbf{%s}"}.get(kind, "%s") % text.translate(_LATEX)
 
     columns = table.columns

@@ -111,10 +111,10 @@ def add_study(commands: argparse._SubParsersAction[Any]) -> None:
     study = commands.add_parser("study", help="run a comparison and report its verdict", description=STUDY)
     actions = study.add_subparsers(title="actions", required=True, metavar="ACTION")
     for action, text in {
-        "plan": "say how many seeds a verdict takes, at what power, and what that costs in time",
-        "run": "do the runs that are missing, then report",
-        "status": "say which runs are done, failed or missing",
-        "report": "write the report from the results there are",
+        "plan": "print the seeds needed for a verdict, the power, and the time it takes",
+        "run": "carry out the missing runs, then write the report",
+        "status": "list which runs are done, running, failed or missing",
+        "report": "write the report from the results so far",
     }.items():
         sub = actions.add_parser(action, help=text, description=text)
         sub.add_argument("file", type=expand, help="study file, such as configs/studies/quickstart.yaml")
@@ -125,7 +125,7 @@ def add_study(commands: argparse._SubParsersAction[Any]) -> None:
             sub.add_argument("--sd", type=float, help="deviation of paired differences in points (else measured)")
         if action in ("plan", "run"):
             sub.add_argument(
-                "--workers", type=positive, help="runs at a time (one per processor; on a GPU, up to four)"
+                "--workers", type=positive, help="runs at a time (one per core; on GPUs as many as is fastest)"
             )
         if action == "run":
             add_engine(sub)
@@ -134,20 +134,27 @@ def add_study(commands: argparse._SubParsersAction[Any]) -> None:
 def add_engine(run: argparse.ArgumentParser) -> None:
     """Adds the options that say where runs are carried out, and what they may use."""
     run.add_argument(
-        "--engine", choices=("local", "ray", "submitit"), default="local", help="where runs go (%(default)s: here)"
+        "--engine",
+        choices=("local", "ray", "submitit"),
+        default="local",
+        help="where runs are carried out (%(default)s)",
     )
-    run.add_argument("--run-timeout", type=seconds, metavar="SECONDS", help="end a run that takes longer (no limit)")
+    run.add_argument("--run-timeout", type=seconds, metavar="SECONDS", help="end runs that take longer (no limit)")
     run.add_argument(
-        "--retries", type=whole, default=1, help="times a run is tried again that hung, was killed or crashed (1)"
+        "--retries", type=whole, default=1, help="further attempts at a run that hung, was killed or crashed (1)"
     )
-    run.add_argument("--fail-fast", action="store_true", help="stop at the first run that has failed for good")
-    run.add_argument("--cpus-per-run", type=amount, default=1, help="processors that Ray or SLURM reserves (1)")
+    run.add_argument("--fail-fast", action="store_true", help="stop after the first failed run")
+    run.add_argument("--cpus-per-run", type=amount, default=1, help="cores to reserve with Ray or SLURM (1)")
     run.add_argument(
-        "--gpus-per-run", type=amount, help="GPUs that Ray or SLURM reserves; 0.25: four runs share one on Ray"
+        "--gpus-per-run", type=amount, help="GPUs to reserve with Ray or SLURM; with Ray, 0.25 lets four runs share one"
     )
-    run.add_argument("--ray-address", help="address of a Ray cluster (one is started here)")
+    run.add_argument("--ray-address", help="address of a running Ray cluster (default: start one here)")
     run.add_argument(
-        "--slurm", type=pair, action="append", metavar="KEY=VALUE", help="parameter of submitit's executor; repeatable"
+        "--slurm",
+        type=pair,
+        action="append",
+        metavar="KEY=VALUE",
+        help="parameter of SLURM, such as partition=gpu; may be repeated",
     )
 
 

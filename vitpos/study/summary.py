@@ -18,9 +18,7 @@ _METRICS = {"val/accuracy": "validation accuracy", "train/loss": "training loss"
 
 
 def write_curves(rows: Sequence[Row], folder: Path) -> Path:
-    """Writes one summary run per variant: mean, lowest and highest over seeds by epoch, with margin charts.
-
-    Of very many variants the best have one.
+    """Writes one summary run per variant, or only of the best if there are many: mean and range over seeds by epoch.
 
     Tags are ``val/accuracy/mean``, ``.../low``, ``.../high`` and the same for ``train/loss``; the charts are in the
     "custom scalars" tab.

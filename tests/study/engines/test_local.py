@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from vitpos.study import plan
-from vitpos.study.engines import Limits, local
+from vitpos.study.engines import Limits, Outcome, local
 from vitpos.study.results import Results
 
 TASKS = Path("/proc/self/task")
@@ -28,7 +29,7 @@ class FakeProcess:
     pid, exitcode = 2**30, None  # of no process
 
     def __init__(self, seen, pipe):
-        self.seen, self.end = seen, os.dup(pipe.fileno())
+        self.seen, self.pipe = seen, Connection(os.dup(pipe.fileno()))
         self.sentinel = os.open(os.devnull, os.O_RDONLY)
 
     def start(self):
@@ -44,16 +45,34 @@ class FakeProcess:
         pass
 
 
+@pytest.fixture
+def seen(monkeypatch):
+    """What GPU each worker would see; no process is started."""
+    seen, context = [], local.get_context("spawn")
+    monkeypatch.setattr(context, "Process", lambda target, args: FakeProcess(seen, args[0]), raising=False)
+    monkeypatch.setattr(local, "get_context", lambda method: context)
+    return seen
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_worker_whose_run_crashed_gets_no_other(study_file, tmp_path, seen, lost):
+    runs = plan.load(study_file()).runs
+    with local.Local(Results(tmp_path), Limits(), 1) as engine:
+        engine.start(runs[0])
+        (first,) = engine.workers
+        first.process.pipe.send(Outcome(runs[0], "it broke", lost))
+        assert [outcome.error for outcome in engine.wait(60)] == ["it broke"]
+        engine.start(runs[1])
+        assert (engine.workers == [first]) is not lost
+
+
 @pytest.mark.parametrize("given", [None, "3,5"])
-def test_each_worker_sees_one_gpu_in_turn_and_an_idle_one_is_used_again(study_file, tmp_path, monkeypatch, given):
-    runs, seen = plan.load(study_file(seeds=[0, 1, 2])).runs, []
+def test_each_worker_sees_one_gpu_in_turn_and_an_idle_one_is_used_again(study_file, tmp_path, monkeypatch, seen, given):
+    runs = plan.load(study_file(seeds=[0, 1, 2])).runs
     monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "5"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if given:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    context = local.get_context("spawn")
-    monkeypatch.setattr(context, "Process", lambda target, args: FakeProcess(seen, args[0]), raising=False)
-    monkeypatch.setattr(local, "get_context", lambda method: context)
     with local.Local(Results(tmp_path), Limits(), 4) as engine:
         for run in runs[:4]:
             engine.start(run)

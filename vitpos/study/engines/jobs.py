@@ -68,8 +68,8 @@ class Jobs:
                     os.kill(int(id_), signal.SIGINT)
         elif self.ids and not shutil.which("scancel"):
             raise VitposError(
-                f"there may be {plural(len(self.ids), 'job')} of SLURM for this study, and no scancel here to end "
-                "them; go on where they were submitted"
+                f"{plural(len(self.ids), 'job')} of SLURM may work for this study, and there is no scancel here: go "
+                "on where they were submitted"
             )
         elif self.ids:
             subprocess.run(["scancel", *self.ids.values()], capture_output=True, check=False)  # some may have ended

@@ -8,6 +8,7 @@ from collections import Counter
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,6 +42,7 @@ class Worker:
         self.run: Run | None = None
         self.ready = False
         self.deadline = float("inf")
+        ensure_running()  # else the first start does, and lets the signals through that are blocked here
         blocked = {signal.SIGINT, signal.SIGHUP}  # inherited: until the worker has a process group of its own
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         given = os.environ.get(VISIBLE)
