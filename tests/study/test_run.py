@@ -160,7 +160,9 @@ def test_result_is_written_last(study_file, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "write", spy)
     assert execute(plan.load(study_file()).runs[0], tmp_path / "run").error is None
-    assert seen == [("result.json", [".lease", "last.ckpt", "metrics.jsonl", "run.log", "tensorboard"])]
+    assert seen == [
+        ("result.json", [".lease", "heartbeat.json", "last.ckpt", "metrics.jsonl", "run.log", "tensorboard"])
+    ]
 
 
 def test_a_failing_run_is_recorded_the_others_go_on_and_it_is_tried_again(
@@ -192,7 +194,7 @@ def test_a_failing_run_is_recorded_the_others_go_on_and_it_is_tried_again(
 
     assert main([words[0], "status", *words[2:]]) == 0
     printed = capsys.readouterr().out
-    assert "failed  none, seed 0  RuntimeError a tensor of the wrong shape" in printed
+    assert "failed    none, seed 0  RuntimeError a tensor of the wrong shape" in printed
     assert "1 failed, 1 done" in printed
 
     assert main(words) == 0

@@ -1,7 +1,6 @@
 """How many runs share a GPU, from made-up rates."""
 
 import pytest
-import torch
 
 from vitpos.study.engines import sharing
 from vitpos.study.engines.sharing import Sharing, runs_a_gpu
@@ -67,17 +66,3 @@ def test_a_run_takes_a_processor_too(monkeypatch):
     found = Sharing(2)
     assert found.look(beats(0, [100, 100])) == 1
     assert found.look(beats(20, [100, 100])) == 1
-
-
-@pytest.mark.parametrize(
-    ("given", "count", "names"),
-    [(None, 3, ["0", "1", "2"]), ("2,3", 2, ["2", "3"]), ("GPU-a, GPU-b", 2, ["GPU-a", "GPU-b"]),
-     ("", 0, []), ("1,-1,2", 1, ["1"])],
-)  # fmt: skip
-def test_only_gpus_that_the_user_allows_are_used(monkeypatch, given, count, names):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if given is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert sharing.visible_gpus() == names
