@@ -301,8 +301,9 @@ def test_unwritable_results(refused, done, monkeypatch, action):
     other = done.results.parent / "taken"
     other.write_text("a file")
     if action == "report":
-        monkeypatch.setattr("pathlib.Path.write_text", no_space)
+        monkeypatch.setattr("pathlib.Path.write_bytes", no_space)
         other = done.results
+        (done.folder / "report.html").unlink()  # else it is up to date
     line = refused("study", action, done.file, "--results", other, expected=["cannot write ", str(other)])
     assert "Not a directory" in line or "No space left" in line
 

@@ -7,10 +7,8 @@ from vitpos import positions
 from vitpos.analysis.runs import Row
 from vitpos.configs import flatten
 
-# Amplitudes within this factor count as equal: a table drawn anew for each seed varies by a few percent.
-_SAME = 1.1
-# The scheme and the seed are what is compared, not confounders.
-_COMPARED = ("position", "seed_everything")
+_SAME = 1.1  # amplitudes within this factor count as equal: tables drawn for each seed vary by a few percent
+_COMPARED = ("position", "seed_everything")  # what is compared is no confounder
 
 Part = tuple[str, Mapping[str, Any]]
 
@@ -30,12 +28,12 @@ def confounds(candidate: Sequence[Row], reference: Sequence[Row]) -> list[str]:
     ours, theirs = candidate[0], reference[0]
     amplitude = _amplitude(candidate, reference)
     options = _options(_parts(ours), _parts(theirs))
-    tuned = _differing(ours.get("tuned") or {}, theirs.get("tuned") or {})
+    tuned = _differing(_most_chosen(candidate), _most_chosen(reference))
     return [
         *settings(ours, theirs),
         *amplitude,
         *(phrase for option, phrase in options if option != "scale" or not amplitude),
-        *(f"{key} tuned to {values}" for key, values in tuned.items()),
+        *(f"{key} tuned, mostly to {values}" for key, values in tuned.items()),
     ]
 
 
@@ -50,6 +48,11 @@ def settings(candidate: Row, reference: Row) -> list[str]:
     whole = [{**flatten(row.get("resolved", {})), **own} for row, own in zip(rows, given, strict=True)]
     differing = _differing(*({key: own.get(key) for key in keys} for own in whole))
     return [f"{key} {values}" for key, values in differing.items()]
+
+
+def _most_chosen(rows: Sequence[Row]) -> dict[str, Any]:
+    choices = {key: [(row.get("tuned") or {}).get(key) for row in rows] for key in rows[0].get("tuned") or {}}
+    return {key: max(values, key=values.count) for key, values in choices.items()}
 
 
 def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, str]:
