@@ -114,12 +114,12 @@ def closed_mean(e_values: Floats) -> Floats:
     Source: Vovk & Wang, 2021, "E-values: calibration, combination and applications", section 4.
     """
     e = np.asarray(e_values, dtype=np.float64)
-    adjusted = e.copy()
-    for k in range(e.shape[-1]):
-        others = np.sort(np.delete(e, k, axis=-1), axis=-1).cumsum(axis=-1)
-        means = (e[..., k : k + 1] + others) / np.arange(2, e.shape[-1] + 1)
-        adjusted[..., k] = np.minimum(e[..., k], means.min(axis=-1, initial=np.inf))
-    return adjusted
+    order = np.argsort(e, axis=-1)
+    ranked = np.take_along_axis(e, order, axis=-1)
+    sums, least = ranked.cumsum(axis=-1), ranked.copy()
+    for k in range(1, e.shape[-1]):  # the set of a hypothesis and the k smallest others, all of which rank below it
+        np.minimum(least[..., k:], (ranked[..., k:] + sums[..., k - 1 : k]) / (k + 1), out=least[..., k:])
+    return np.take_along_axis(least, np.argsort(order, axis=-1), axis=-1)
 
 
 def two_hypotheses(differences: Floats, margin: float) -> Floats:

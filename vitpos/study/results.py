@@ -79,6 +79,11 @@ class Results:
         return own if not self.folders or own.exists() else self.folders.get(run.mark, own)
 
     @cached_property
+    def looks(self) -> dict[tuple[int, int, int], tuple[int, int]]:
+        """The looks of `vitpos.study.seeds.look` at these results."""
+        return {}
+
+    @cached_property
     def folders(self) -> dict[str, Path]:
         """The folders of runs, as they were when first asked for, by `Run.mark`."""
         found = ((re.search(r"-s\d+-[0-9a-f]{8}$", path.name), path) for path in self.folder.glob("runs/*"))

@@ -45,17 +45,21 @@ def look(study: Study, results: Results) -> tuple[int, int, int]:
     from vitpos.analysis.runs import frame
     from vitpos.analysis.verdict import verdicts
 
-    waiting = {run.seed for run in study.runs if not (results.row(run) or results.failure(run) or run.blocked)}
+    rows = {run.hash: row for run in study.runs if (row := results.row(run))}
+    waiting = {run.seed for run in study.runs if not (run.hash in rows or results.failure(run) or run.blocked)}
     through = {run.seed for run in study.runs} - waiting
     whole = next(seed for seed in itertools.count() if seed not in through)
     runs = [run for run in study.runs if run.seed < whole]
     planned = [{"axes": run.axes, "seed": run.seed} for run in runs]
-    rows = [{**row, "axes": run.axes} for run in runs if (row := results.row(run))]
-    if not rows:
+    done = [{**rows[run.hash], "axes": run.axes} for run in runs if run.hash in rows]
+    if not done:
         return whole, 0, 1
-    failures = [each for run, each in zip(runs, planned, strict=True) if not results.row(run)]
-    found = verdicts(frame(rows, study.comparison.metric), study.comparison, failures, planned)
-    return whole, int((found["verdict"] != "undecided").sum()) if len(found) else 0, len(found)
+    failures = [each for run, each in zip(runs, planned, strict=True) if run.hash not in rows]
+    state = whole, len(done), len(failures)
+    if state not in results.looks:  # a command looks at the same results more than once
+        found = verdicts(frame(done, study.comparison.metric), study.comparison, failures, planned)
+        results.looks[state] = int((found["verdict"] != "undecided").sum()) if len(found) else 0, len(found)
+    return whole, *results.looks[state]
 
 
 def looked(study: Study, results: Results) -> str:
