@@ -39,11 +39,11 @@ CUDA = torch.cuda.is_available()
 
 
 class Contender:
-    """One way to train a model, as one process or one per core, with its measurements."""
+    """One way to train a model, in one process or several, with its measurements."""
 
-    def __init__(self, name: str, model: str) -> None:
-        """Starts the processes and waits until they have trained a step."""
-        self.name, began = name, time.perf_counter()
+    def __init__(self, name: str, model: str, processes: int = 1) -> None:
+        """Starts the processes."""
+        self.name, self.began = name, time.perf_counter()
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (for as long as the process)
         script = str(Path(__file__).parent / "contenders.py")
         self.processes = [
@@ -54,17 +54,29 @@ class Contender:
                 stderr=self.log,
                 text=True,
             )
-            for _ in range((os.cpu_count() or 1) if name == "study" and not CUDA else 1)
+            for _ in range(processes)
         ]
         self.rates: list[float] = []
-        self.gigabytes = 0.0
+        self.gigabytes = self.ready = 0.0
+
+    def wait(self) -> "Contender":
+        """Waits until they have trained a step."""
         self.answers()
-        self.ready = time.perf_counter() - began
+        self.ready = time.perf_counter() - self.began
+        return self
 
     def turn(self, seconds: float) -> None:
         """Lets it train for this many seconds."""
+        self.go(seconds)
+        self.note()
+
+    def go(self, seconds: float) -> None:
+        """Starts a turn of this many seconds."""
         for process in self.processes:
             print(seconds, file=process.stdin, flush=True)
+
+    def note(self) -> None:
+        """Waits for the end of the turn and records it."""
         answers = self.answers()
         self.rates.append(sum(answer["rate"] for answer in answers))
         self.gigabytes = max(answer["gigabytes"] for answer in answers)
@@ -105,7 +117,8 @@ def main() -> None:
     record = {}
     products: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     for model in options.models:
-        contenders = [Contender(name, model) for name in CONTENDERS]
+        beside = (os.cpu_count() or 1) if not CUDA else 1
+        contenders = [Contender(name, model, beside if name == "study" else 1).wait() for name in CONTENDERS]
         for _ in range(options.rounds):
             for dtype, rates in products.items():
                 rates.append(product_rate(dtype))

@@ -1,9 +1,10 @@
 """The contenders of bench.py: each trains the same ViT on the same CIFAR-10 images, in a process that takes turns.
 
 Started as ``python contenders.py NAME MODEL``. A number of seconds on a line of standard input starts a turn of that
-length; a line of JSON on standard output ends it.
+length; a line of JSON on standard output ends it. With BENCH_MADE_UP=1 the images are noise, and no data is needed.
 """
 
+import functools
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ from typing import Any
 
 import growth
 import lightning as L
+import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -27,11 +29,12 @@ from timm.optim import create_optimizer_v2
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from vitpos.data.images import Raw, canonical
 from vitpos.data.module import ImageData
 from vitpos.train.cli import VitposCLI, fast_bf16
 from vitpos.train.speed import choose_attention, keep_memory
 
-BATCH = 256
+BATCH = int(os.environ.get("BENCH_BATCH", 256))
 WORKERS = int(os.environ.get("BENCH_WORKERS", 2))
 WARM = 3  # steps of a turn before the clock starts, after which a loader's prefetched batches are used up
 CUDA = torch.cuda.is_available()
@@ -40,6 +43,11 @@ MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 NAME, SIZE = sys.argv[1], growth.SIZES[sys.argv[2]]  # LightningCLI clears the command line
+
+
+if os.environ.get("BENCH_MADE_UP"):
+    _noise = np.random.default_rng(0).integers(0, 256, (50_000, 3, 32, 32), np.uint8)
+    ImageData.source = canonical("cifar10", Raw(tuple("abcdefghij"), _noise, np.arange(50_000) % 10))  # type: ignore
 
 
 @register_model
@@ -176,11 +184,11 @@ def timm_loop(turns: Turns) -> None:
             turns.step()
 
 
-def command(turns: Turns, compile: Any = "auto") -> VitposCLI:
+def command(turns: Turns, **model: Any) -> VitposCLI:
     """Creates trainer, model and data as ``vitpos fit`` does with its defaults."""
     config: dict[str, Any] = {
         "position": "learned",
-        "model": {"name": "bench_patch4_32", "compile": compile},
+        "model": {"name": "bench_patch4_32", **model},
         "data": {"name": "cifar10", "batch_size": BATCH},
         "trainer": {"max_epochs": 10000, "default_root_dir": tempfile.mkdtemp()},
     }
@@ -191,9 +199,9 @@ def command(turns: Turns, compile: Any = "auto") -> VitposCLI:
     return cli
 
 
-def vitpos(turns: Turns, compile: Any = "auto") -> None:
-    """Trains as ``vitpos fit`` does."""
-    cli = command(turns, compile)
+def vitpos(turns: Turns, **model: Any) -> None:
+    """Trains as ``vitpos fit`` does, with its defaults unless options of the model are given."""
+    cli = command(turns, **model)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
 
 
@@ -204,7 +212,7 @@ def evaluation(turns: Turns) -> None:
         cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
 
 
-def bare(turns: Turns) -> None:
+def bare(turns: Turns, mode: str | None = None) -> None:
     """Trains on one batch repeatedly without any overhead, as fast as possible."""
     keep_memory()
     model = timm.create_model("vitpos_nano_patch4_32", position="learned", **SIZE).to(DEVICE).train()
@@ -216,7 +224,7 @@ def bare(turns: Turns) -> None:
     def loss() -> torch.Tensor:
         return F.cross_entropy(model(images), labels, label_smoothing=0.1)
 
-    step = torch.compile(loss) if CUDA else loss
+    step = torch.compile(loss, mode=mode) if CUDA else loss
     while True:
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
             value = step()
@@ -237,6 +245,35 @@ def compiled(turns: Turns) -> None:
     vitpos(turns, compile=True)
 
 
+def eager(turns: Turns) -> None:
+    """Trains as ``vitpos fit --model.compile false`` does."""
+    vitpos(turns, compile=False)
+
+
+def unfused(turns: Turns) -> None:
+    """Trains as ``vitpos fit --model.attention unfused`` does."""
+    vitpos(turns, attention="unfused")
+
+
+def eager_unfused(turns: Turns) -> None:
+    """Trains without what a GPU is given by default."""
+    vitpos(turns, compile=False, attention="unfused")
+
+
+def graphs(turns: Turns) -> None:
+    """Trains as ``vitpos fit`` would if it compiled to CUDA graphs."""
+    torch.compile = functools.partial(torch.compile, mode="reduce-overhead")  # type: ignore[assignment]
+    vitpos(turns)
+
+
+def bare_graphs(turns: Turns) -> None:
+    """Trains as the bare loop does, with CUDA graphs."""
+    bare(turns, "reduce-overhead")
+
+
+CONTENDERS = (lightning, timm_loop, vitpos, compiled, study, bare, evaluation)
+VARIANTS = (eager, unfused, eager_unfused, graphs, bare_graphs)
+
 if __name__ == "__main__":
-    contender = {f.__name__: f for f in (lightning, timm_loop, vitpos, compiled, study, bare, evaluation)}[NAME]
+    contender = {f.__name__: f for f in (*CONTENDERS, *VARIANTS)}[NAME]
     contender(Turns())

@@ -198,7 +198,7 @@ def until_settled(d: Floats, start: int = 6, margin: float = MARGIN) -> tuple[Sh
         Which comparisons show a difference, which equivalence, and the number of seeds of each study.
     """
     tests = inference.bet_tests(d, margin)
-    equal, unequal = tests.equivalence >= 1 / ALPHA, tests.difference >= 1 / ALPHA
+    equal, unequal = tests.equivalence <= ALPHA, tests.difference <= ALPHA
     settled = (equal | unequal).all(axis=1)
     settled[:, : start - 1] = False
     last = np.where(settled.any(axis=1), settled.argmax(axis=1), d.shape[-1] - 1)
@@ -252,7 +252,10 @@ def covered(n: int, images: int, studies: int) -> dict[str, float]:
             np.array([1.0, 0.8])[:, None, None] + math.sqrt(0.05) * rng.standard_normal((2, n, 1)) + ease + noise > 0
         )
         d = 100 * (right[0].mean(axis=1) - right[1].mean(axis=1))
-        intervals = inference.t_interval(d, 0.95), inference.pigeonhole_interval(right[0], right[1], 0.95)
+        intervals = (
+            inference.t_interval(d.mean(), d.std(ddof=1), n, 0.95),
+            inference.pigeonhole_interval(right[0], right[1], 0.95),
+        )
         for kind, (low, high) in zip(held, intervals, strict=True):
             held[kind] += bool(low <= truth <= high)
     return {kind: count / studies for kind, count in held.items()}
@@ -280,8 +283,8 @@ def advised(n: int, true: float, studies: int, *, limit: bool) -> tuple[float, f
         reached = 1.0, power.MOST
         if seeds is not None:
             ways = (
-                power.difference_power_t(seeds, true, SD, level),
-                power.equivalence_power_t(seeds, true, SD, level, MARGIN),
+                power.t_power(seeds, true, SD, level),
+                power.t_power(seeds, true, SD, level, MARGIN),
             )
             reached = max(ways), seeds
         found.append(reached)

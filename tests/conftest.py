@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from concurrent.futures import Executor, Future
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +30,14 @@ def no_process_group():
         torch.distributed.destroy_process_group()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what needs a GPU where there is none."""
+    if not torch.cuda.is_available() and not os.environ.get("VITPOS_GPU_DRY"):
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device here; scripts/gpu.sh runs these on one"))
+
+
 @pytest.fixture
 def cifar_root() -> Path:
     """The folder that holds real CIFAR-10, or a skip that says where it was looked for."""
@@ -40,27 +47,31 @@ def cifar_root() -> Path:
     return root
 
 
-class Here(Executor):
-    """Stands in for worker processes: runs come one after another in this one, so that tests can reach into them."""
+class Here:
+    """Stands in for an engine: runs come one after another in this process, so that tests can reach into them."""
 
-    _processes = None
+    def __init__(self, options, results) -> None:
+        self.slots, self.results, self.ended = options.workers or 1, results, []
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error: object) -> None:
         pass
 
-    def submit(self, function, *args, **kwargs):
-        future: Future = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except BaseException as error:
-            future.set_exception(error)
-        return future
+    def start(self, run) -> None:
+        from vitpos.study import run as runs
+
+        self.ended.append(runs.execute(run, self.results.of(run)))
+
+    def wait(self, seconds: float):
+        return [self.ended.pop(0)]
 
 
 @pytest.fixture
 def in_process(monkeypatch):
     """Makes studies run in this process."""
-    monkeypatch.setattr("vitpos.study.engine.ProcessPoolExecutor", Here)
+    monkeypatch.setattr("vitpos.study.engines.make", Here)
 
 
 def write_study(folder: Path, name: str = "small", **changes: object) -> Path:
@@ -113,7 +124,7 @@ def done_once(tmp_path_factory) -> Done:
     folder = tmp_path_factory.mktemp("done")
     file, printed = write_study(folder), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
-        patch.setattr("vitpos.study.engine.ProcessPoolExecutor", Here)
+        patch.setattr("vitpos.study.engines.make", Here)
         assert main(["study", "run", str(file), "--results", str(folder / "results")]) == 0
     return Done(file, folder / "results", printed.getvalue())
 

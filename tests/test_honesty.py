@@ -14,8 +14,10 @@ import simulated  # noqa: E402
 from simulated import FAMILY, MARGIN, SD, generator, share, world  # noqa: E402
 
 from vitpos.analysis import inference  # noqa: E402
+from vitpos.analysis.terms import Terms  # noqa: E402
 
 STUDIES = 1000
+SETTLED = Terms("simulated", "", "learned", margin=MARGIN, start=6)
 FAIR = {**simulated.LIKE, **simulated.UNLIKE}
 
 
@@ -96,7 +98,7 @@ def test_settled_studies_are_judged_as_real_ones_are():
     unequal, equal, last = simulated.until_settled(d)
     assert len(set(last)) > 2
     for study, differs, same, n in zip(d, unequal, equal, last.astype(int), strict=True):
-        found = inference.judge(study[:, :n], margin=MARGIN, alpha=0.05, rule="settled")["verdict"]
+        found = inference.judge(study[:, :n], SETTLED)["verdict"]
         assert (found == "equivalent").tolist() == same.tolist()
         assert found.isin(["better", "worse"]).tolist() == differs.tolist()
         assert n == 12 or (found != "undecided").all()

@@ -213,7 +213,7 @@ def test_what_eva_cannot_have_is_refused():
         vitpos.attach(grouped, "none", existing="drop")
     with pytest.raises(VitposError, match="patch_drop_rate > 0"):
         vitpos.attach(eva(patch_drop_rate=0.5), "none", existing="drop")
-    with pytest.raises(VitposError, match=r"already has rotary positions \(RotaryEmbeddingCat\): say"):
+    with pytest.raises(VitposError, match=r"already has rotary positions \(RotaryEmbeddingCat\): pass"):
         vitpos.attach(eva(use_abs_pos_emb=False, use_rot_pos_emb=True), "none")
 
 

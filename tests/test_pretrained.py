@@ -77,7 +77,7 @@ def test_a_kept_table_is_the_first_term_and_takes_the_place_of_a_new_one(shape):
 def test_a_table_goes_only_on_request_and_prefix_tokens_keep_what_it_had_for_them(shape):
     model = pretrained(**shape)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(VitposError, match=r"already has learned pos_embed \(1, \d+, 48\): say .*keep.*drop"):
+    with pytest.raises(VitposError, match=r"already has learned pos_embed \(1, \d+, 48\): pass .*keep.*drop"):
         vitpos.attach(model, "sinusoidal_2d")
     assert type(model) is VisionTransformer
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())

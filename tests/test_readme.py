@@ -34,7 +34,7 @@ def test_command_is_understood(words, monkeypatch, capsys):
             compile(Path(script).read_text(), script, "exec")
         case ["vitpos", "positions" | "show" | "check", *_]:
             assert cli.parser().parse_args(words[1:]).command
-        case ["vitpos", "study", *_, file]:
+        case ["vitpos", "study", _, file, *_]:
             assert cli.parser().parse_args(words[1:]).file == Path(file)
             assert Path(file).exists()
         case ["vitpos", "fit", *options]:

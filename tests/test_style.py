@@ -100,6 +100,15 @@ def test_files_are_png_and_svg_and_the_same_each_time(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_the_layout_is_rounded_to_what_every_process_agrees_on(tmp_path):
+    figure = Figure((8, 3.3), layout="constrained")
+    for axes in figure.subplots(1, 3, width_ratios=(1, 2, 3)):
+        axes.set_title("title")
+    style.save(figure, tmp_path / "a.png")
+    for axes in figure.axes:
+        assert axes.get_position().bounds == pytest.approx([round(x, 5) for x in axes.get_position().bounds], abs=1e-12)
+
+
 def test_saving_leaves_the_settings_of_matplotlib(tmp_path):
     import matplotlib
 

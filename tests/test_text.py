@@ -4,7 +4,20 @@ import math
 
 import pytest
 
-from vitpos.text import columns, duration, interval, minus, number, p_value, paragraph, plural, slug, span, write_whole
+from vitpos.text import (
+    columns,
+    duration,
+    interval,
+    minus,
+    number,
+    p_value,
+    paragraph,
+    plural,
+    seed_list,
+    slug,
+    span,
+    write_whole,
+)
 
 
 def test_numbers():
@@ -14,6 +27,9 @@ def test_numbers():
     assert interval(math.nan, 1) == "-"
     assert [p_value(p) for p in (0.00099, 0.0467, 1.0, math.nan)] == ["<0.001", "0.047", "1.000", "-"]
     assert [plural(n, "seed") for n in (0, 1, 2000)] == ["0 seeds", "1 seed", "2,000 seeds"]
+    assert [seed_list(n) for n in ([4], [2, 1], [5, 2, 3, 4, 9, 9, 8], range(0, 40, 2))] == [
+        "seed 4", "seeds 1, 2", "seeds 2–5, 8, 9", "seeds 0, 2, 4, 6, 8, 10, 12, 14, ...",
+    ]  # fmt: skip
     assert [span(n) for n in ([], [3, 3], [5, 2, 3])] == ["0", "3", "2 to 5"]
 
 

@@ -1,7 +1,9 @@
 """Reading configs and study files: unambiguous numbers, and no duplicate keys."""
 
+import copy
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +38,42 @@ def read_yaml(path: Path) -> dict[str, Any]:
         VitposError: It cannot be read, is not valid YAML, has a duplicate key, or is not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark
-        content = yaml.load(text, Loader)
+        content, found = _parse(path.read_text(encoding="utf-8-sig"))  # Windows editors write a byte order mark
     except OSError as error:
         raise VitposError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or an invalid date
         raise VitposError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise VitposError(f"{path} should hold keys and values, got {type(content).__name__}")
-    refuse_duplicates(path)
-    return content
+    refuse(found, path)
+    return copy.deepcopy(content)
+
+
+@functools.lru_cache(8)  # a command reads the same study file several times, and it may list thousands of values
+def _parse(text: str) -> tuple[Any, list[tuple[str, int]]]:
+    """Parses YAML into its content and its keys with their lines."""
+    loader = Loader(text)
+    try:
+        tree = loader.get_single_node()
+        found = list(keys(tree, set()))  # before the loader resolves merge keys
+        return (None if tree is None else loader.construct_document(tree)), found
+    finally:
+        loader.dispose()
 
 
 def refuse_duplicates(path: Path) -> None:
     """Raises a VitposError for a duplicate key, nested or dotted; YAML would silently take the last."""
-    lines: dict[str, int] = {}
     try:
-        tree = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader)
+        found = _parse(path.read_text(encoding="utf-8-sig"))[1]
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return  # reported when the file is read
-    for key, line in keys(tree, set()):
+    refuse(found, path)
+
+
+def refuse(found: Iterable[tuple[str, int]], path: Path) -> None:
+    """Raises a VitposError for a duplicate key."""
+    lines: dict[str, int] = {}
+    for key, line in found:
         if key in lines:
             raise VitposError(f"{path} gives {key} twice: in line {lines[key]} and in line {line}; leave one out")
         lines[key] = line

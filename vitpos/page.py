@@ -1,4 +1,4 @@
-"""Markdown as one HTML page that needs nothing beside it: no script, no font, no file, no network."""
+"""Markdown as one self-contained HTML page: no script, font, other file or network."""
 
 import base64
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ from vitpos.text import slug
 
 
 def page(title: str, text: str, images: Mapping[str, bytes]) -> str:
-    """Turns Markdown into an HTML page.
+    """Converts Markdown to an HTML page.
 
-    What stands before the first section is the lead: a quotation in it is the answer, a list its warnings. Sections are
-    headings of the second level; parts of the third level fold.
+    What comes before the first section is the lead: a block quote in it is the answer, a list its warnings. Headings of
+    the second level start sections, those of the third level parts that fold.
 
     Args:
         title: Title of the page.
-        text: The Markdown; HTML in it is shown, not obeyed.
-        images: SVG of each picture that the text has, by the stem of its file.
+        text: The Markdown; HTML in it is shown, not interpreted.
+        images: SVG of each image in the text, by the stem of its file.
 
     Returns:
-        The page. Pictures stand in it as ``data:``, and a policy in its head forbids all else to be loaded.
+        The page. Images are embedded as ``data:`` URLs, and a policy in its head forbids loading anything else.
     """
     converter = markdown.Markdown(extensions=["tables", "fenced_code", "sane_lists"], output_format="html")
     converter.preprocessors.deregister("html_block")
@@ -40,7 +40,7 @@ def page(title: str, text: str, images: Mapping[str, bytes]) -> str:
 
 
 class _Page(Treeprocessor):  # type: ignore[misc]
-    """Gives elements their places: figures, scroll boxes, row headers, sections, parts that fold."""
+    """Rearranges elements into figures, scroll boxes, row headers, sections, and parts that fold."""
 
     def __init__(self, images: Mapping[str, bytes]) -> None:
         super().__init__()
@@ -75,12 +75,13 @@ class _Page(Treeprocessor):  # type: ignore[misc]
         root.insert(next((i for i, item in enumerate(root) if item.tag == "section"), len(root)), nav)
 
     def boxed(self, item: Element) -> Element:
-        """Puts what may be wider than the page into a box that scrolls by itself, also by the keyboard."""
+        """Wraps what may be wider than the page in a box that scrolls by itself, also by the keyboard."""
         if item.tag == "p" and len(item) == 1 and item[0].tag == "img":
             image = item[0]
             data = base64.b64encode(self.images[Path(image.get("src", "")).stem]).decode()
             image.set("src", f"data:image/svg+xml;base64,{data}")
             item.tag = "figure"
+            item.set("tabindex", "0")  # scrolls on a phone
         if item.tag == "table":
             head, body = item
             for cell in head.iter("th"):

@@ -2,6 +2,8 @@
 
 import functools
 import hashlib
+import importlib.metadata
+import platform
 import subprocess
 from pathlib import Path
 
@@ -23,6 +25,23 @@ def sources() -> str:
         if path.parts[0] not in NOT_TRAINING:
             total.update(f"{path.as_posix()}\0".encode() + file.read_bytes() + b"\0")
     return total.hexdigest()[:12]
+
+
+def reporting() -> str:
+    """Returns a digest of all files of vitpos, and of the versions of what its reports are made with."""
+    total = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.*")):
+        if file.is_file() and file.suffix != ".pyc":
+            total.update(f"{file.relative_to(PACKAGE).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    packages = ("numpy", "scipy", "pandas", "matplotlib", "jinja2", "markdown", "tensorboard")
+    total.update(" ".join(map(importlib.metadata.version, packages)).encode())
+    return total.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that must be the same wherever the runs of one study are trained."""
+    packages = {name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "timm", "lightning")}
+    return {"python": platform.python_version(), **packages, "vitpos's sources": sources()}
 
 
 @functools.cache

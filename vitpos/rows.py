@@ -3,6 +3,7 @@
 import base64
 import binascii
 import fnmatch
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -107,6 +108,12 @@ def _table(fields: Mapping[str, Check]) -> Check:
     needed = [name for name in fields if "*" not in name and not name.endswith("?")]
     checks = {name.removesuffix("?"): inner for name, inner in fields.items()}
 
+    @functools.lru_cache(1000)  # the same keys, row after row
+    def check_of(key: str) -> Check:
+        _line(key, "")
+        patterns = (inner for name, inner in checks.items() if fnmatch.fnmatchcase(key, name))
+        return checks.get(key) or next(patterns, check_tree)
+
     def check(value: Any, where: str) -> None:
         _mapping(value, where)
         inside = f"{where}." if where else ""
@@ -114,9 +121,12 @@ def _table(fields: Mapping[str, Check]) -> Check:
             if name not in value:
                 raise VitposError(f"{inside}{name} is missing")
         for key, item in value.items():
-            _line(key, f"a key of {where or 'the row'}")
-            patterns = (inner for name, inner in checks.items() if fnmatch.fnmatchcase(key, name))
-            (checks.get(key) or next(patterns, check_tree))(item, f"{inside}{key}")
+            try:
+                inner = check_of(key)
+            except VitposError:
+                _line(key, f"a key of {where or 'the row'}")
+                raise
+            inner(item, f"{inside}{key}")
 
     return check
 

@@ -1,9 +1,9 @@
-"""How figures look: a scheme's colour, line and marker, sizes, and the files that a figure is saved as.
+"""How figures look: the colour, line and marker of a scheme, sizes, and the files that a figure is saved as.
 
 Figures are made without pyplot, which keeps global state and may open a display. A scheme has the same colour and
-marker in every figure of every study. The first colours are those of Okabe and Ito (2008), the others Paul Tol's
-(2021), chosen to lie far apart with any colour vision. No 25 colours are told apart without fail, so colours that look
-alike to a colour blind reader have unlike markers.
+marker in every figure of every study. The first colours are those of Okabe and Ito (2008), the others are Paul Tol's
+(2021), chosen to be distinct under any colour vision. No 25 colours are always distinguishable, so colours that look
+alike to a colour-blind reader have different markers.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from vitpos.errors import visible
 from vitpos.text import write_whole
 
 WIDTH = 8.0
-"""Inches, of all figures: 1200 pixels at 150 dpi, so 9 points are 12.5 pixels when shown at 800."""
+"""Width of all figures in inches: 1200 pixels at 150 dpi, so 9 points are 12.5 pixels when shown at 800."""
 GREY = "#5F5F5F"
 BAND = "#E3E3E3"
 _KINDS = {
@@ -52,7 +52,7 @@ _KINDS = {
     "gpsa": ("#110278", "o"),
     "cpe": ("#72190E", "<"),
 }
-_SPARE = (  # for sums and for schemes of others
+_SPARE = (  # for sums and for schemes from elsewhere
     ("#CC3311", "P"),
     ("#004488", "s"),
     ("#EE7733", "p"),
@@ -62,10 +62,10 @@ _SPARE = (  # for sums and for schemes of others
     ("#44BB99", "o"),
 )
 COLOURS = tuple(colour for colour, _ in _KINDS.values() if colour != GREY)
-"""For what is no scheme, such as heads: the first six are Okabe and Ito's."""
+"""For things other than schemes, such as heads; the first six are Okabe and Ito's."""
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = "osD^vPX<p"
-# The SVG names fonts that one of all systems has; the first comes with matplotlib, Verdana is as wide.
+# The SVG lists fonts of which every system has one; the first comes with matplotlib, Verdana is as wide.
 _SAVED: dict[Any, Any] = {
     "svg.hashsalt": "vitpos",
     "svg.fonttype": "none",
@@ -83,17 +83,17 @@ class Style:
 
 
 def styles(texts: Mapping[str, str]) -> dict[str, Style]:
-    """Gives each position text of a study its look, whatever its other axes are.
+    """Assigns a style to each position text of a study, whatever its other axes are.
 
-    The schemes of this package have fixed colours. The colour of another kind, a sum for instance, follows from its
-    name; where two such kinds of the study would share one, the later in the alphabet takes the next that is free.
-    Texts of one kind have its colour and differ by line and marker; the default options have a solid line.
+    The schemes of this package have fixed colours. The colour of another kind, such as a sum, follows from its name; if
+    two such kinds would share a colour, the alphabetically later one takes the next free one. Texts of one kind share
+    its colour and differ by line and marker; the default options have a solid line.
 
     Args:
-        texts: Kind of scheme by position text, for all of a study.
+        texts: Kind of scheme by position text, for a whole study.
 
     Returns:
-        The looks by position text, no two alike.
+        The styles by position text, no two alike.
     """
     kinds = sorted(set(texts.values()))
     own = [kind for kind in kinds if kind not in _KINDS]
@@ -117,12 +117,12 @@ def styles(texts: Mapping[str, str]) -> dict[str, Style]:
 
 
 def handle(style: Style, *, line: bool = True) -> Line2D:
-    """Makes a legend's mark of a scheme."""
+    """Builds the legend handle of a scheme."""
     return Line2D([], [], color=style.colour, ls=style.line if line else "", marker=style.marker, linewidth=1.8)
 
 
 def plain(axes: Axes) -> None:
-    """Takes the frame off and adds a light grid."""
+    """Removes the frame and adds a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=10)
     axes.grid(color="#DDDDDD", linewidth=0.6)
@@ -142,7 +142,7 @@ def wrap(label: str, width: int) -> str:
 
 
 def ink(colour: str | tuple[float, float, float], share: float = 1.0) -> str:
-    """Gives the colour of text that is read well on a colour, laid on white with that opacity."""
+    """Returns the colour of text that is legible on a colour that lies on white with this opacity."""
     red, green, blue = (1 - share * (1 - part) for part in to_rgb(colour))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
 
@@ -150,16 +150,22 @@ def ink(colour: str | tuple[float, float, float], share: float = 1.0) -> str:
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG at 150 dpi and an SVG of the same name beside it, with its text as text.
 
-    The same figure gives the same bytes. A reader sees the old file or the whole new one.
+    The same figure gives the same bytes, in any process. A reader sees the old file or the whole new one.
 
     Args:
         figure: The figure.
-        path: The PNG; folders above it are made.
+        path: Where to write the PNG; missing folders are made.
     """
-    # no version or date in files under git
-    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
-        written = io.BytesIO()
-        with matplotlib.rc_context(_SAVED), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # letters that no font here has, names of a thousand letters
+    with matplotlib.rc_context(_SAVED), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # letters that no font here has, names of a thousand letters
+        figure.set_dpi(150)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axes in figure.axes:  # the last digits of the layout differ from process to process
+            left, bottom, width, height = (round(x, 5) for x in axes.get_position(original=True).bounds)
+            axes.set_position((left, bottom, width, height))
+        # no version or date in files under git
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+            written = io.BytesIO()
             figure.savefig(written, format=suffix[1:], dpi=150, metadata=metadata)
-        write_whole(path.with_suffix(suffix), written.getvalue())
+            write_whole(path.with_suffix(suffix), written.getvalue())

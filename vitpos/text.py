@@ -1,9 +1,10 @@
-"""Small pieces of text that several folders write alike, and files that are written whole or not at all."""
+"""Text formatting shared by several folders, and files that are written whole or not at all."""
 
+import itertools
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vitpos.errors import visible
@@ -12,7 +13,7 @@ _SPECIAL = re.compile(r"([\\`*\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 
 def duration(seconds: float) -> str:
-    """Formats seconds for people: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Formats seconds: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -32,7 +33,7 @@ def slug(text: str) -> str:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file so that readers see the old content or all of the new one; makes the folders above it."""
+    """Writes a file so that readers see either the old or the whole new content; makes missing folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -59,8 +60,23 @@ def p_value(value: float) -> str:
 
 
 def span(numbers: Sequence[int]) -> str:
-    """Formats which numbers there are: ``3`` or ``2 to 3``."""
+    """Formats the range of some numbers: ``3`` or ``2 to 3``."""
     return " to ".join(map(str, dict.fromkeys((min(numbers), max(numbers))))) if len(numbers) else "0"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Formats which numbers there are, in order: ``0–5, 8``; with many gaps only the first ones."""
+    distinct, parts = sorted(set(numbers)), list[str]()
+    for _, group in itertools.groupby(enumerate(distinct), key=lambda place: place[1] - place[0]):
+        run = [str(number) for _, number in group]
+        parts += [f"{run[0]}\N{EN DASH}{run[-1]}"] if len(run) > 2 else run
+    return ", ".join(parts[:8]) + (", ..." if len(parts) > 8 else "")
+
+
+def seed_list(seeds: Iterable[int]) -> str:
+    """Formats which seeds there are: ``seed 3``, ``seeds 0–5, 8``."""
+    distinct = set(seeds)
+    return f"seed{'' if len(distinct) == 1 else 's'} {ranges(distinct)}"
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], width: int = 100) -> str:
@@ -68,9 +84,9 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequenc
 
     Args:
         header: Names of the columns, two or more.
-        rows: Cells; a first cell too long for the width stands on lines of its own, nothing is cut.
-        notes: One per row, put below it, wrapped; may be empty.
-        width: Most characters in a line.
+        rows: Cells; a first cell that is too long gets lines of its own, nothing is cut.
+        notes: One per row, wrapped below it; may be empty.
+        width: Largest number of characters per line.
     """
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
     widths[0] = min(widths[0], width - sum(widths[1:]) - 2 * (len(header) - 1))
@@ -87,13 +103,13 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequenc
 
 
 def escape(text: object) -> str:
-    """Escapes text so that Markdown shows it as it stands, in one line."""
+    """Escapes text so that Markdown shows it literally, on one line."""
     line = " ".join(visible(str(text)).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(r"\\\1", line)
 
 
 def paragraph(text: object) -> str:
-    """Escapes text that begins a line, where a mark or number might also begin a heading or a list."""
+    """Escapes text at the start of a line, where a mark or number could begin a heading or a list."""
     return re.sub(r"^(\d*)([.)]|[#+-]+)(?=\s|$)", r"\1\\\2", escape(text))
 
 
@@ -103,5 +119,5 @@ def code(text: object) -> str:
 
 
 def minus(text: str) -> str:
-    """Writes hyphens before digits as minus signs."""
+    """Replaces hyphens before digits by minus signs."""
     return re.sub(r"-(?=\d)", "\N{MINUS SIGN}", text)

@@ -139,14 +139,14 @@ def test_cost_is_the_measured_time_where_rates_compare(row):
             lambda rows: [r["environment"].update(hardware="a processor, 1 of 2 threads") for r in rows],
             "runs had 1 of 2 threads and shared the machine",
         ),
-        (lambda rows: rows[0].update(images_per_second=89.0), "it varies by more than a tenth from seed to seed"),
+        (lambda rows: rows[0].update(images_per_second=89.0), "it varied by more than a tenth from seed to seed"),
     ],
 )
 def test_operations_are_the_cost_where_rates_do_not_compare(row, change, why):
     rows = timed(row, RATES, {"cpe": 1500})
     change(rows)
     table = breakdowns.cost(*analyse(rows), TERMS)
-    assert (table.facts["measure"], table.facts["why"]) == ("operations of a forward pass", why)
+    assert (table.facts["measure"], table.facts["why"]) == ("FLOPs of a forward pass", why)
     assert table.frame.set_index("scheme")["relative cost"]["cpe"] == pytest.approx(1.5)
 
 

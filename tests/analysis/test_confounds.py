@@ -78,7 +78,9 @@ def test_tuned_values():
     one, other = (
         make(name, tuned={"model.lr": lr}, model={"lr": lr}) for name, lr in (("none", 0.002), ("cpe", 0.001))
     )
-    assert confounds([one], [other]) == ["model.lr tuned to 0.002 against 0.001"]
+    assert confounds([one], [other]) == ["model.lr tuned, mostly to 0.002 against 0.001"]
+    rare = make("none", tuned={"model.lr": 0.001}, model={"lr": 0.001})
+    assert confounds([rare, one, one], [other]) == confounds([one], [other])
     assert confounds([one], [one]) == []
 
 

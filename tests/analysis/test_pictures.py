@@ -96,7 +96,7 @@ def test_forest_shows_seeds_intervals_verdicts_and_margin(row):
     assert has(axes, *d["by_seed"].values())
     band = axes.patches[0].get_bbox()
     assert (band.x0, band.x1) == (-0.5, 0.5)
-    assert f"{d['mean']:+.2f}  {d['verdict']}" in said(figure)
+    assert f"{d['mean']:+.2f}  {d['verdict']}".replace("-", "−") in said(figure)
     assert "what decides" not in said(figure)
 
 
@@ -150,7 +150,7 @@ def test_classes_show_those_that_differ_most_in_their_order(row):
     (axes,) = Study(rows).classes().axes
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert shown == [f"class {i}" for i in (3, 50, *range(60, 69), 90)]
-    assert [t.get_text() for t in axes.texts][:2] == ["-20.0", "+10.0"]
+    assert [t.get_text() for t in axes.texts][:2] == ["−20.0", "+10.0"]
     assert Study([row("learned", 0, 0.5), row("none", 0, 0.5)]).classes() is None
 
 

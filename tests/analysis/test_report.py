@@ -126,7 +126,7 @@ def test_one_seed_gives_means_and_no_verdict(few, tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "- There is only one seed" in text
     assert "| `none` | **undecided** | too few seeds | −5.50 | - | - | - | 1 |\n" in text
-    assert "too few seeds; one pair of seeds, no variance to judge by" in printed
+    assert "too few seeds; only one pair of seeds, so no variance" in printed
 
 
 def test_reference_alone(few, tmp_path):
@@ -146,7 +146,7 @@ def test_nothing_broken_is_averaged_away(few, tmp_path):
     assert "- 1 run has no finite test accuracy" in text
     assert "- Runs differ in torch: 2.14.1 (3), 2.13.0 (1)." in section(text, "Caveats")
     assert "- Runs differ in data: cifar10 f00d (3), cifar10 beef (1)." in text
-    assert "seed 0 not paired: the two runs differ in data" in section(text, "Verdicts")
+    assert "seed 0 not paired: the runs differ in data" in section(text, "Verdicts")
     assert "pip install torch==2.14.1 timm==1.0.31 lightning==2.6.6  # 3 of 4 runs\npip install torch==2.13.0" in text
 
 
@@ -155,7 +155,7 @@ def test_a_margin_of_0_and_equal_runs(row, tmp_path):
     report.write(dataclasses.replace(TERMS, margin=0.0), rows, [], tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "- The margin is 0, so equivalence cannot be shown." in text
-    assert "- The difference is the same for every seed, so there is no variance to judge by: `x`." in text
+    assert "- The difference is the same for every seed, so its variance cannot be estimated: `x`." in text
 
 
 def test_hostile_names_and_errors_stay_text(few, tmp_path):

@@ -97,29 +97,28 @@ def flagged(flags, fingerprint="f00d"):
 def test_flags_come_back(count):
     flags = np.random.default_rng(count).random(count) < 0.7
     assert runs.right(flagged(flags)).tolist() == flags.tolist()
-    assert runs.right({"data": {}}) is None
+    assert runs.flags([flagged(flags)] * 2).tolist() == [flags.tolist()] * 2
 
 
 def test_image_error_of_one_pair_is_that_of_the_paired_differences():
     one, other = np.random.default_rng(0).random((2, 400)) < [[0.6], [0.5]]
     expected = 100 * stats.sem(one.astype(float) - other)
-    assert runs.image_error([flagged(one)], [flagged(other)]) == pytest.approx(expected, rel=1e-12)
-    assert runs.image_error([flagged(one)], [flagged(one)]) == 0
+    assert runs.image_error(one[None], other[None]) == pytest.approx(expected, rel=1e-12)
+    assert runs.image_error(one[None], one[None]) == 0
+    assert math.isnan(runs.image_error(one[None, :1], other[None, :1]))
 
 
 def test_image_error_is_of_the_mean_over_seeds():
     flags = np.random.default_rng(1).random((4, 300)) < 0.5
     expected = 100 * stats.sem(flags[:2].mean(0) - flags[2:].mean(0))
-    rows = [flagged(f) for f in flags]
-    assert runs.image_error(rows[:2], rows[2:]) == pytest.approx(expected)
+    assert runs.image_error(flags[:2], flags[2:]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    "other", [{"data": {"fingerprint": "f00d"}}, flagged([1, 0, 1], "beef"), flagged([1, 0, 1, 1]), flagged([1])]
+    "other", [{"data": {"fingerprint": "f00d"}}, flagged([1, 0, 1], "beef"), flagged([1, 0, 1, 1])]
 )
-def test_image_error_needs_flags_of_the_same_images(other):
-    rows = [flagged([1])] if other == flagged([1]) else [flagged([1, 0, 1])]
-    assert math.isnan(runs.image_error(rows, [other]))
+def test_flags_are_of_the_same_images(other):
+    assert runs.flags([flagged([1, 0, 1]), other]) is None
 
 
 def test_error_of_one_accuracy_and_the_bound_for_a_difference():

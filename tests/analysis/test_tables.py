@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -88,7 +89,9 @@ def test_confounders_are_counted_by_the_phrases_that_the_table_shows(study):
     said = dict(zip(table.frame["scheme"], table.frame["also differs in"], strict=True))
     assert said["none"] == "nothing found"
     assert said["sinusoidal_2d"] == "starts at RMS 0.71 against 0.02 (ends at 0.7 against 0.04)"
-    assert sum(map(bool, table.facts["phrases"])) == sum(text != "nothing found" for text in said.values()) == 4
+    differing = [(scheme, text) for scheme, text in said.items() if text != "nothing found"]
+    assert table.facts["differing"] == differing
+    assert len(differing) == 4
     assert table.frame["of the reference"].tolist() == [6144] * 5
 
 
@@ -159,3 +162,17 @@ def test_latex():
 def test_no_cell_of_a_csv_is_a_formula(text, cell):
     header, first = csv.reader(io.StringIO(tables.to_csv(tables.build("t", [{text: text, "note": text}]))))
     assert (header[0], first) == (cell, [cell, cell])
+
+
+def test_of_many_variants_the_page_shows_the_best_and_their_references(row):
+    rows = [row(f"learned(scale={i})" if i else "learned", seed, 0.5 + i / 1000) for i in range(40) for seed in (0, 1)]
+    terms = Terms("many", "Which?", "learned")
+    runs = frame(rows, terms.metric)
+    found = verdicts(runs, terms)
+    near = runs[runs["variant"].isin(tables.leaders(runs, found))]
+    assert {v.position for v in near["variant"]} == {"learned", *(f"learned(scale={i})" for i in range(10, 40))}
+    text = tables.on_page(tables.schemes(runs, terms), "schemes", near)
+    assert len(re.findall(r"^\| `learned", text, re.M)) == 31
+    assert "31 of 40 rows; all are in `tables/schemes.csv`" in text
+    few = runs[runs["accuracy"] > 52.5]
+    assert tables.leaders(few, found[:0]) == set(few["variant"])

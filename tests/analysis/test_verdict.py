@@ -89,7 +89,7 @@ def test_verdicts_are_those_of_the_judge_by_setting_and_size(row):
     }  # fmt: skip
     assert found["scheme"].tolist() == ["b", "d", "c", "a"]
     table = np.array([list(values.values()) for values in found["by_seed"]])
-    expected = inference.judge(table, margin=1.0, alpha=0.05)
+    expected = inference.judge(table, TERMS)
     for column in ("p", "p_equivalence", "low", "high", "least_margin", "beyond", "reason"):
         assert found[column].tolist() == pytest.approx(expected[column].tolist()), column
     two = [r | {"axes": {**r["axes"], "k": k}} for k in (10, 9) for r in rows_of(row, {"a": -3.0 * k, "b": 3.0})]
@@ -104,7 +104,7 @@ def test_a_run_that_is_not_a_number_is_not_averaged_away(row, ours):
     assert (d["n"], d["verdict"], d["reason"]) == (2, "undecided", "not judged")
     assert d["mean"] == pytest.approx(-9.95)
     assert math.isnan(d["p"])
-    assert d["note"] == "the scheme failed or diverged with seed 1: no verdict without it"
+    assert d["note"] == "the scheme failed or diverged with seed 1, so no verdict"
 
 
 def with_classes(rows, classes=10):
@@ -121,7 +121,7 @@ def test_a_failed_run_is_scored_at_chance_and_the_rest_stands_beside(row, positi
     assert (d["n"], d["scored"], list(d["finished"])) == (8, [3], [0, 1, 2, 4, 5, 6, 7])
     assert (d["mean_without"], d["without"]) == (pytest.approx(3.0, abs=0.3), "better")
     who = "scheme" if position == "x" else "reference"
-    assert f"the {who} failed or diverged with seed 3: scored at chance, 10 %" in d["note"]
+    assert f"the {who} failed or diverged with seed 3, scored at chance, 10 %" in d["note"]
     assert "without seed 3 the mean is +2.9" in d["note"] or "without seed 3 the mean is +3.0" in d["note"]
     done = judge(with_classes(rows_of(row, {"x": 3.0})), [failure]).iloc[0]  # failed once, then not
     assert (done["verdict"], done["note"]) == ("better", "")
@@ -137,7 +137,7 @@ def test_a_scheme_that_mostly_fails_is_not_judged(row):
 def test_planned_runs_that_are_missing_are_named_and_keep_the_family(row):
     planned = [{"axes": {"position": p}, "seed": s} for p in ("x", "y", "learned") for s in range(4)]
     found = judge(pair(row, [50, 50.1], [60] * 4), (), planned).set_index("scheme")
-    assert found["note"]["x"] == "no run of the scheme with seeds 2, 3"
+    assert found["note"]["x"] == "the scheme has no run with seeds 2, 3"
     assert (found["n"]["y"], found["reason"]["y"]) == (0, "not judged")
     assert judge(pair(row, [], [51, 51])).empty
 
@@ -145,7 +145,7 @@ def test_planned_runs_that_are_missing_are_named_and_keep_the_family(row):
 def test_no_run_of_the_reference(row):
     d = judge([row("x", 0, 0.5), row("x", 1, 0.6)]).iloc[0]
     assert (d["verdict"], d["reason"]) == ("undecided", "not judged")
-    assert d["note"] == "no run of the reference with seeds 0, 1; no pair of seeds"
+    assert d["note"] == "the reference has no run with seeds 0, 1; no pair of seeds"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_no_run_of_the_reference(row):
     [
         # 1e-6 points are what float32 leaves of equal accuracies
         ([50, 50.000004, 50, 50, 50, 50], "equivalent", "all differences are 0 (the same computation twice?)"),
-        ([46, 46.000003, 46, 46, 46, 46], "worse", "all differences are -4.00, no variance for an interval"),
+        ([46, 46.000003, 46, 46, 46, 46], "worse", "all differences are -4.00, so no variance"),
     ],
 )
 def test_identical_differences_are_judged_by_signs_alone(row, ours, verdict, note):
@@ -166,7 +166,7 @@ def test_identical_differences_are_judged_by_signs_alone(row, ours, verdict, not
 def test_equivalent_takes_precedence_and_says_so(row):
     d = judge(pair(row, [50.2, 50.25, 50.3, 50.22, 50.21, 50.24], [50] * 6)).iloc[0]
     assert d["p"] == 2 / 64
-    assert (d["verdict"], d["note"]) == ("equivalent", "a difference, but within the margin")
+    assert (d["verdict"], d["note"]) == ("equivalent", "there is a difference, but within the margin")
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_a_pair_made_otherwise_is_no_pair(row, what, options):
     rows = [row("x", seed, 0.5, **(options if seed else {})) for seed in range(4)]
     d = judge([*rows, *(row("learned", seed, 0.6 + 0.01 * seed) for seed in range(4))]).iloc[0]
     assert (d["n"], d["verdict"]) == (1, "undecided")
-    assert d["note"].startswith(f"seeds 1, 2, 3 not paired: the two runs differ in {what}; one pair")
+    assert d["note"].startswith(f"seeds 1–3 not paired: the runs differ in {what}; only one pair")
 
 
 def test_rows_of_another_format_are_no_pairs(row):
     ours = [{**row("x", seed, 0.5), "format": 2} for seed in range(2)]
     d = judge([*ours, *(row("learned", seed, 0.6) for seed in range(2))]).iloc[0]
-    assert d["note"] == "seeds 0, 1 not paired: the two runs differ in format; no pair of seeds"
+    assert d["note"] == "seeds 0, 1 not paired: the runs differ in format; no pair of seeds"
 
 
 def test_runs_of_different_training_code_get_no_verdict(row):
@@ -197,9 +197,9 @@ def test_runs_of_different_training_code_get_no_verdict(row):
 
     d = judge(rows("x", 0.7) + rows("learned", 0.6)).iloc[0]
     assert (d["n"], d["reason"]) == (8, "not judged")
-    assert d["note"].startswith("the runs were trained by 2 versions of the code: no verdict over them")
+    assert d["note"].startswith("the runs were trained with 2 versions of the code, so no verdict")
     d = judge([row("x", 0, 0.5, sources=["a"]), row("learned", 0, 0.5, sources=["b"])]).iloc[0]
-    assert "seed 0 not paired: the two runs differ in training code" in d["note"]
+    assert "seed 0 not paired: the runs differ in training code" in d["note"]
     d = judge([row("x", 0, 0.5, sources=["a"]), row("learned", 0, 0.5)]).iloc[0]  # an earlier row does not say
     assert d["n"] == 1
 
@@ -208,7 +208,9 @@ def test_mixed_versions_are_said(row):
     ours = [row("x", 0, 0.5, torch="2.13.0"), row("x", 1, 0.51, torch="2.13.0", commit="f"), row("x", 2, 0.53)]
     d = judge([*ours, *(row("learned", seed, 0.6) for seed in range(3))]).iloc[0]
     assert d["n"] == 3
-    assert d["note"] == ("the two runs of seed 0 differ in torch; the two runs of seed 1 differ in torch, commit")
+    assert d["note"] == (
+        "the paired runs with seed 0 differ in torch; the paired runs with seed 1 differ in torch, commit"
+    )
     rows = [row(p, s, 0.5 + s / 50, **({"device": "cuda", "timm": "1.1"} if s == 1 else {})) for p in ("x", "learned")
             for s in range(3)]  # fmt: skip
     assert judge(rows).iloc[0]["note"].startswith("the pairs differ in device, timm; all differences are 0")

@@ -1,6 +1,8 @@
 """The sentences of a report that take code: the answer, and what is said of the code that runs come from."""
 
-from vitpos.analysis import wording
+import pytest
+
+from vitpos.analysis import report, wording
 from vitpos.analysis.runs import frame
 from vitpos.analysis.terms import Terms
 from vitpos.analysis.verdict import verdicts
@@ -40,35 +42,49 @@ def test_an_answer_that_is_open_says_why_and_what_it_takes(row):
     assert line.endswith("6 seeds would be needed in all; there are 3.")
 
 
-def warnings(rows):
+def origins(rows):
     return wording.origins(frame(rows, "test/accuracy"))
 
 
-def test_one_state_of_the_sources_is_no_matter(row):
-    assert warnings([row("a", seed, 0.5, sources=["0011"]) for seed in range(3)]) == []
-    assert warnings([row("a", seed, 0.5) for seed in range(3)]) == []  # of an earlier version, all at one commit
+@pytest.mark.parametrize("environment", [{"sources": ["0011"]}, {}])  # a row of an earlier version has no sources
+def test_one_state_of_the_sources(row, environment):
+    found = origins([row("a", seed, 0.5, **environment) for seed in range(3)])
+    assert len(found["states"]) == 1
+    assert (found["hardware"], found["halves"], found["dirty"]) == (1, "", [])
 
 
 def test_sources_that_differ_are_named_with_their_runs(row):
     rows = [row(name, seed, 0.5, sources=["0011" if seed < 2 else "2233"]) for name in ("a", "b") for seed in range(5)]
-    (line,) = warnings([*rows, row("a", 9, 0.5)])
-    assert "3 states of vitpos's sources" in line
-    assert "`0011`: `a` seed 0, `a` seed 1, `b` seed 0, `b` seed 1" in line
-    assert "`2233`: 6 runs of seeds 2, 3, 4" in line
-    assert "unknown at commit `abc1234`: `a` seed 9" in line
-    assert line.endswith("Comparisons over several known states are not judged.")
+    found = origins([*rows, row("a", 9, 0.5)])
+    assert found["states"] == {
+        "`0011`": "`a` seed 0, `a` seed 1, `b` seed 0, `b` seed 1",
+        "`2233`": "6 runs with seeds 2–4",
+        "commit `abc1234`, sources not recorded": "`a` seed 9",
+    }
+    assert found["known"] == 2
 
 
 def test_rows_without_sources_are_told_apart_by_commit(row):
-    (line,) = warnings([row("a", 0, 0.5, commit="aaa"), row("a", 1, 0.5, commit="bbb")])
-    assert "unknown at commit `aaa`: `a` seed 0; unknown at commit `bbb`: `a` seed 1" in line
-    assert "not judged" not in line  # a caveat alone: other commits may train by the same code
+    found = origins([row("a", 0, 0.5, commit="aaa"), row("a", 1, 0.5, commit="bbb")])
+    assert found["states"] == {
+        "commit `aaa`, sources not recorded": "`a` seed 0",
+        "commit `bbb`, sources not recorded": "`a` seed 1",
+    }
+    assert found["known"] == 0  # other commits may train by the same code
 
 
 def test_a_change_half_way_and_a_change_that_no_commit_holds(row):
     half = row("a", 0, 0.5, sources=["0011", "2233"], commit="aaa+")
-    differ, halves, dirty = warnings([half, row("a", 1, 0.5, sources=["2233"], commit="aaa")])
-    assert "`0011` then `2233`: `a` seed 0; `2233`: `a` seed 1" in differ
-    assert "changed half-way" in halves
-    assert halves.endswith("in `a` seed 0.")
-    assert dirty.startswith("1 run used sources with changes that no commit holds (`aaa+`)")
+    found = origins([half, row("a", 1, 0.5, sources=["2233"], commit="aaa")])
+    assert found["states"] == {"`0011` then `2233`": "`a` seed 0", "`2233`": "`a` seed 1"}
+    assert (found["halves"], found["dirty"]) == ("`a` seed 0", ["aaa+"])
+
+
+def test_what_is_said_of_sources(row, tmp_path):
+    rows = [row("a", 0, 0.5, sources=["0011", "2233"], commit="aaa+", hardware="a card"), row("a", 1, 0.5)]
+    report.write(TERMS, [*rows, row("a", 2, 0.5, sources=["2233"])], [], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "3 versions of vitpos's source code (`0011` then `2233`: `a` seed 0; " in text
+    assert "alpha says. Comparisons across known versions are not judged.\n- The runs were made on 2 kinds" in text
+    assert "changed between an interruption and its resumption in `a` seed 0." in text
+    assert "1 run used uncommitted changes (`aaa+`)" in text

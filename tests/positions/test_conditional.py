@@ -64,7 +64,7 @@ def test_a_start_at_zero_leaves_a_model_as_it_was():
 @pytest.mark.parametrize(
     ("text", "depth", "message"),
     [
-        ("cpe(layers=4)", 4, "'cpe': layers=4 with 4 blocks; at most 3, for each comes between two blocks"),
+        ("cpe(layers=4)", 4, "'cpe': layers=4 with 4 blocks; at most 3"),
         ("cpe(layers=2)", 1, "'cpe': layers=2 with 1 blocks; at most 1"),
         ("cpe(layers=0)", 4, "'cpe': layers=0 must be a whole number of at least 1"),
         ("cpe(kernel_size=1)", 4, "'cpe': kernel_size=1 must be a whole number of at least 3"),

@@ -139,7 +139,7 @@ def test_a_config_key_is_crossed_with_position_and_arrives(study_file, tmp_path,
     ]
     learned = []
     for number, run in enumerate(study.runs[1::2]):
-        assert execute(run, tmp_path / f"{number}") is None
+        assert execute(run, tmp_path / f"{number}").error is None
         learned.append(json.loads((tmp_path / f"{number}" / "result.json").read_text()))
     first, second = learned
     assert first["metrics"]["test/loss"] != second["metrics"]["test/loss"]

@@ -1,9 +1,12 @@
 import json
+import math
 
 import pytest
 
-from vitpos.analysis.power import deviation_limits, seeds_for_difference
+from vitpos.analysis.power import deviation_limits, seeds_for
+from vitpos.analysis.terms import Terms
 from vitpos.cli.main import main
+from vitpos.errors import VitposError
 from vitpos.study import forecast, plan
 from vitpos.study.results import Results
 
@@ -33,7 +36,7 @@ def test_it_says_seeds_power_and_time(told, study_file):
     assert "16 min 00 s in all" in printed
     assert "1.5 points, as stated with --sd" in printed
     for power in (0.8, 0.95):
-        seeds = seeds_for_difference(power, 2.0, 1.5, 0.05 / 3)
+        seeds = seeds_for(power, 2.0, 1.5, 0.05 / 3)
         assert f"{seeds} ({2 * seeds} min 00 s)" in printed
     assert "cannot" not in printed
 
@@ -116,3 +119,31 @@ def test_a_deviation_that_is_none(study_file, capsys, options, message):
 def test_nothing_to_compare(study_file, capsys):
     assert main(["study", "plan", str(study_file(axes={"position": ["learned"]})), "--sd", "1"]) == 2
     assert "nothing to compare: the study has no position but the reference" in capsys.readouterr().err
+
+
+def test_plan_of_a_study():
+    comparison = Terms("first", "", "learned", margin=1.0, correction="holm")
+    goals = forecast.plan_seeds(comparison, 8, 5, sd=0.6)
+    one, two, equal = goals
+    assert one.what == "a difference of the margin (1 points)"
+    assert [goal.power for goal in goals] == [0, 0, 0]
+    assert one.seeds_80 == seeds_for(0.8, 1.0, 0.6, 0.05 / 8)
+    assert two.seeds_95 == seeds_for(0.95, 2.0, 0.6, 0.05 / 8)
+    assert equal.seeds_95 == seeds_for(0.95, 0.0, 0.6, 0.05 / 8, margin=1.0)
+    assert 9 <= two.seeds_80 <= one.seeds_80 < one.seeds_95
+    more = forecast.plan_seeds(comparison, 8, one.seeds_80, sd=0.6)
+    assert more[0].power >= 0.8
+
+
+def test_plan_without_a_margin_has_no_goals_that_can_be_reached():
+    goals = forecast.plan_seeds(Terms("first", "", "learned", margin=0.0), 2, 5, sd=0.6)
+    assert [(goal.seeds_80, goal.seeds_95, goal.power) for goal in goals] == [(None, None, 0.0)] * 3
+
+
+@pytest.mark.parametrize(("comparisons", "sd", "message"), [
+    (1, 0.0, r"the deviation of paired differences is 0\.0; it must be above 0"), (1, math.nan, "is nan"),
+    (0, 1.0, "nothing to compare"),
+])  # fmt: skip
+def test_plans_that_make_no_sense(comparisons, sd, message):
+    with pytest.raises(VitposError, match=message):
+        forecast.plan_seeds(Terms("first", "", "learned"), comparisons, 5, sd)

@@ -49,7 +49,7 @@ def test_a_run_whose_file_changed_since_the_plan_fails_in_one_line(mine, study_f
     assert run.hash == kept.hash
     mine.write_text(MINE.format(by=2))
     results = Results(tmp_path / "results")
-    error = execute(run, results.of(run))
+    error = execute(run, results.of(run)).error
     assert error == "the file of mine.py:Shift changed since the study began; start the study again"
     assert results.row(run) is None
 

@@ -29,7 +29,9 @@ def test_overrides_change_the_base_and_axes_change_both(study_file):
 
 def test_hash_depends_on_what_is_computed_only(study_file):
     first = plan.load(study_file("a")).runs
-    again = plan.load(study_file("b", seeds=[0, 1, 2], overrides={"data.root": "/elsewhere"})).runs
+    again = plan.load(
+        study_file("b", seeds=[0, 1, 2], overrides={"data.root": "/elsewhere", "checkpoint_minutes": 1})
+    ).runs
     other = plan.load(study_file("c", overrides={"model.lr": 0.5})).runs
     assert [run.hash for run in again[:4]] == [run.hash for run in first]
     assert not {run.hash for run in other} & {run.hash for run in first}

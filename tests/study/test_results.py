@@ -125,18 +125,16 @@ def test_later_terms_are_terms_too(done, key, value):
         results.refuse_other_terms(plan.load(done.file))
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     file = tmp_path / "result.json"
     write(file, "old")
 
-    def half(self, text, **kwargs):
-        with self.open("w") as part:
-            part.write(text[:2])
+    def half():
+        yield b"ne"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", half)
     with pytest.raises(OSError, match="No space"):
-        write(file, "new text")
+        write(file, half())
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     assert file.read_text() == "old"
 
@@ -196,3 +194,29 @@ def test_what_is_no_regular_file_is_never_waited_for(tmp_path, capsys):
     (tmp_path / "runs" / "x" / "result.json").symlink_to("/dev/zero")
     assert Results(tmp_path).stored() == []
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_report_that_is_up_to_date_is_not_drawn_again(done, monkeypatch, capsys):
+    words = ["study", "run", str(done.file), "--results", str(done.results)]
+    main(words)
+    first = capsys.readouterr().out
+    drawn = []
+    monkeypatch.setattr("vitpos.analysis.report.write", lambda *args: drawn.append(args) or "anew")
+    main(words)
+    assert (drawn, capsys.readouterr().out) == ([], first)
+    (done.folder / "report.md").write_text("by hand")
+    main(words)
+    assert len(drawn) == 1
+    main(["study", "report", *words[2:]])
+    assert len(drawn) == 2
+    monkeypatch.setattr("vitpos.study.drawn.reporting", lambda: "other code")
+    main(words)
+    assert len(drawn) == 3
+
+
+def test_unchanged_rows_are_not_written_again(done):
+    study = plan.load(done.file)
+    before = (done.folder / "rows.jsonl").stat()
+    Results(done.folder).collect(study)
+    after = (done.folder / "rows.jsonl").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

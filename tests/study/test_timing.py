@@ -7,7 +7,7 @@ import torch
 from whole import row_of
 
 from vitpos.errors import VitposError
-from vitpos.study import plan, timing
+from vitpos.study import plan, steps, timing
 from vitpos.study.results import Results
 from vitpos.study.run import hardware
 
@@ -38,7 +38,7 @@ def test_finished_runs_count_for_their_variant_and_the_nearest_others(study_file
 
 
 def test_threads_are_not_the_hardware_and_other_hardware_does_not_count(study_file, results, monkeypatch):
-    monkeypatch.setattr(timing, "measure", lambda run: 7.0)
+    monkeypatch.setattr(steps, "measure", lambda run: 7.0)
     study = plan.load(study_file())
     put(results, (study.runs[0], 10.0), where=hardware("cpu").split(",")[0] + ", 9 of 99 threads")
     assert timing.estimate(study, results)[0] == 10
@@ -55,7 +55,7 @@ def test_trials_are_planned_runs_too(study_file, results, monkeypatch):
 
 def test_without_rows_each_point_of_the_other_axes_is_measured_once(study_file, results, monkeypatch):
     measured = []
-    monkeypatch.setattr(timing, "measure", lambda run: measured.append(run) or 10.0 * run.axes["trainer.max_epochs"])
+    monkeypatch.setattr(steps, "measure", lambda run: measured.append(run) or 10.0 * run.axes["trainer.max_epochs"])
     axes = {"position": ["none", "learned"], "position.scale": [0.1, 0.2], "trainer.max_epochs": [1, 4]}
     study = plan.load(study_file(axes=axes))
     assert timing.estimate(study, results)[0] == 25
@@ -69,11 +69,11 @@ def test_steps_are_scaled_up_to_the_whole_run(study_file, monkeypatch, capsys):
         now[0] += 1.0 if now[0] > 20 else 10.0  # the first steps are slow
         return now[0]
 
-    monkeypatch.setattr(timing.time, "perf_counter", clock)
+    monkeypatch.setattr(steps.time, "perf_counter", clock)
     changes = {"trainer.max_epochs": 30, "trainer.limit_train_batches": 8, "data.batch_size": 50}
     threads = torch.get_num_threads()
     # every call moves the clock, and others than the one at the end of a step make some
-    found = timing.measure(plan.load(study_file(overrides=changes)).runs[0])
+    found = steps.measure(plan.load(study_file(overrides=changes)).runs[0])
     step = found / (30 * 8 + (30 * 143 + 359) / 3 / 50)
     assert step == pytest.approx(round(step))
     assert 1 <= step <= 5
@@ -83,7 +83,7 @@ def test_steps_are_scaled_up_to_the_whole_run(study_file, monkeypatch, capsys):
 
 def test_a_training_of_one_step_can_be_measured(study_file):
     changes = {"trainer.max_epochs": 1, "trainer.limit_train_batches": 1}
-    assert 0 < timing.measure(plan.load(study_file(overrides=changes)).runs[0]) < 60
+    assert 0 < steps.measure(plan.load(study_file(overrides=changes)).runs[0]) < 60
 
 
 def test_mistakes_show(study_file, results):

@@ -35,7 +35,7 @@ def run(study_file, tmp_path):
     def carry_out(overrides, **changes):
         study = plan.load(study_file(overrides=overrides, seeds=[0], axes={"position": ["learned"]}, **changes))
         folder = tmp_path / "run"
-        error = execute((study.trials or study.runs)[0], folder)
+        error = execute((study.trials or study.runs)[0], folder).error
         return error or json.loads((folder / "result.json").read_text())
 
     return carry_out

@@ -222,10 +222,14 @@ def test_from_file_to_rows(words, in_process, results, capsys, monkeypatch):
     assert main(words("status")) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
-        *(f"missing {name}, trial of model.lr={lr}, seed 0" for lr in (0.0001, 0.005) for name in ("none", "learned")),
+        *(
+            f"missing   {name}, trial of model.lr={lr}, seed 0"
+            for lr in (0.0001, 0.005)
+            for name in ("none", "learned")
+        ),
         "tuning: 4 missing",
         *(f"tuning {name}, seed 0: not yet chosen, trials are missing" for name in ("none", "learned")),
-        *(f"waiting {name}, seed 0  for tuning" for name in ("none", "learned")),
+        *(f"waiting   {name}, seed 0  for tuning" for name in ("none", "learned")),
         "2 waiting",
     ]
 
@@ -296,7 +300,6 @@ def test_rows_of_a_study_with_the_key_as_an_axis_are_its_trials(
             lr = run.axes["model.lr"]
             metrics = {"val/accuracy": accuracy[lr][run.seed], "test/accuracy": lr}
             file.write(json.dumps({**source, **own, "metrics": metrics}) + "\n")
-    monkeypatch.setattr("vitpos.study.engine.execute", lambda *args: pytest.fail("something was trained"))
     monkeypatch.setattr("vitpos.study.run.execute", lambda *args: pytest.fail("something was trained"))
     file = study_file("tuned", tune=GRID)
     for action in ("run", "report", "status", "plan"):
@@ -333,19 +336,19 @@ def test_a_value_that_diverges_is_not_chosen_and_where_all_do_it_is_said(study_f
 def test_an_interrupted_study_goes_on_with_its_trials_and_tests(words, in_process, results, capsys, monkeypatch, after):
     calls = []
 
-    def interrupted(run, folder, prefix):
+    def interrupted(run, folder):
         calls.append(run)
         if len(calls) > after:
             raise KeyboardInterrupt
-        return execute(run, folder, prefix)
+        return execute(run, folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr("vitpos.study.engine.execute", interrupted)
+        patch.setattr("vitpos.study.run.execute", interrupted)
         assert main(words("run")) == 130
     capsys.readouterr()
     if after == 5:
         assert main(words("status")) == 0
-        assert capsys.readouterr().out.splitlines()[-2:] == ["missing learned, seed 0  its test", "1 done, 1 missing"]
+        assert capsys.readouterr().out.splitlines()[-2:] == ["missing   learned, seed 0  its test", "1 done, 1 missing"]
     assert main(words("run")) == 0
     printed = capsys.readouterr().out
     assert ("2 runs, 0 done before and skipped, 2 to do, chosen from 4 trials, 2 to do" if after == 2 else

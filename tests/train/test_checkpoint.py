@@ -122,6 +122,52 @@ def test_one_that_went_on_goes_on_again(whole, tmp_path):
     assert same(whole, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [10, 11],  # 11 is the first batch after going on
+        pytest.param([3], marks=pytest.mark.slow),
+        pytest.param([12], marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_was_cut_inside_an_epoch_goes_on_from_its_checkpoint_by_time(whole, tmp_path, batches):
+    every_batch = ["--checkpoint_minutes", "1e-9"]
+    for cut in batches:
+        patch = saving([cut], stop=True)
+        try:
+            fit(tmp_path / "run", *SMALL, *HARD, "--trainer.max_epochs", 3, *every_batch, "--ckpt_path", "last", code=2)
+        finally:
+            patch.undo()
+        saved = cut - (cut == 12)  # after which a validation comes
+        assert checkpoints.done(checkpoints.read(tmp_path / "run" / "last.ckpt")) == divmod(saved, 8)
+    fit(tmp_path / "run", "--ckpt_path", "last")
+    assert same(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        ([], 2),
+        (["--checkpoint_minutes", 1e-9], 16),
+        pytest.param(["--checkpoint_minutes", 0], 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_checkpoint_an_epoch_unless_it_is_long(tmp_path, monkeypatch, words, written):
+    files, save = [], WholeFiles.save_checkpoint
+    monkeypatch.setattr(
+        WholeFiles, "save_checkpoint", lambda *args, **given: (files.append(args), save(*args, **given))
+    )
+    fit(tmp_path, *SMALL, "--trainer.max_epochs", 2, *words)
+    assert len(files) == written
+
+
+@pytest.mark.parametrize("minutes", ["-1", "nan", "often"])
+def test_minutes_that_are_no_time(tmp_path, refused, minutes):
+    refused("fit", *SMALL, "--checkpoint_minutes", minutes, "--trainer.default_root_dir", tmp_path,
+            expected=["checkpoint_minutes", minutes])  # fmt: skip
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_between_the_last_batch_of_an_epoch_and_its_end_nothing_goes_on(whole, tmp_path, refused):
     refused("fit", "--ckpt_path", whole / "16.ckpt", "--trainer.default_root_dir", tmp_path / "run",
             expected=["after the last batch of an epoch", "last.ckpt"])  # fmt: skip

@@ -277,7 +277,9 @@ def test_one_callback_that_is_no_list(fit, folder):
 
 
 def test_what_is_printed_at_the_end_is_there(fit, folder):
-    assert "no checkpoint and no curves are written" in fit("--trainer.fast_dev_run=true", "--trainer.default_root_dir=a")
+    assert "no checkpoint and no curves are written" in fit(
+        "--trainer.fast_dev_run=true", "--trainer.default_root_dir=a"
+    )
     assert fit("--trainer.logger=false", "--trainer.default_root_dir=b").endswith("written to b\n")
     printed = fit("--trainer.default_root_dir=my runs/c")
     assert printed.endswith("written to my runs/c; curves: tensorboard --logdir 'my runs/c'\n")
@@ -313,6 +315,11 @@ def test_an_error_of_the_users_own_code_keeps_its_traceback(fit, monkeypatch):
     monkeypatch.setattr(Classifier, "training_step", broken)
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         fit()
+
+
+def test_a_full_gpu_is_one_line():
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+    assert re.fullmatch(r"CUDA out of memory\. .* GPU 0 has \.\.\. \(.*data\.batch_size\)", str(refused(error)))
 
 
 def test_a_cluster_allocation_of_several_tasks_is_one_run(fit, monkeypatch):

@@ -7,7 +7,8 @@ from timm.layers import DropPath
 import vitpos
 from vitpos.positions import available
 from vitpos.study import plan
-from vitpos.study.engine import run_all
+from vitpos.study.engines import Limits
+from vitpos.study.engines.local import Local
 from vitpos.study.results import Results
 from vitpos.study.run import prepare
 
@@ -107,7 +108,13 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path, study_file):
     found = []
     for workers in (1, 3):
         results = Results(tmp_path / f"{workers}")
-        assert run_all(list(study.runs), results, workers=workers, say=lambda line: None) == 0
+        with Local(results, Limits(), workers) as engine:
+            ended, waiting = [], list(study.runs)
+            while len(ended) < len(study.runs):
+                while waiting and len(study.runs) - len(waiting) - len(ended) < workers:
+                    engine.start(waiting.pop(0))
+                ended += engine.wait(60)
+        assert all(outcome.error is None for outcome in ended)
         found.append([results.row(run)["metrics"] for run in study.runs])
         # the reason: sums over several threads would be rounded otherwise
         assert all(", 1 of " in results.row(run)["environment"]["hardware"] for run in study.runs)

@@ -31,7 +31,7 @@ def untimed(rows):
 @pytest.mark.parametrize("moment", ["in an epoch", "before its checkpoint"])
 def test_interrupted_run_ends_bit_equal(tmp_path, run, moment):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert execute(run, whole) is None
+    assert execute(run, whole).error is None
 
     cli = prepare(run, broken)
 
@@ -54,7 +54,7 @@ def test_interrupted_run_ends_bit_equal(tmp_path, run, moment):
     for logger in cli.trainer.loggers:
         logger.save()
     torch.rand(17)
-    assert execute(run, broken) is None
+    assert execute(run, broken).error is None
 
     one, two = weights(whole), weights(broken)
     assert one.keys() == two.keys()
@@ -77,7 +77,7 @@ def test_a_damaged_checkpoint_starts_over(tmp_path, run, capsys):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "last.ckpt").write_bytes(b"half a file")
-    assert execute(run, folder) is None
+    assert execute(run, folder).error is None
     assert "last.ckpt is damaged" in capsys.readouterr().out
 
 
@@ -85,14 +85,14 @@ def test_what_is_damaged_or_of_another_run_is_passed_over(tmp_path, study_file, 
     runs = plan.load(study_file(overrides={"trainer.max_epochs": 2, "trainer.limit_train_batches": 2})).runs
     run, other = (next(r for r in runs if r.seed == seed and r.axes["position"] == "learned") for seed in (0, 1))
     folder, last = tmp_path / "run", tmp_path / "run" / "last.ckpt"
-    assert execute(run, folder) is None
+    assert execute(run, folder).error is None
     whole, good = json.loads((folder / "result.json").read_text()), last.read_bytes()
     assert whole["environment"]["sources"] == [sources()]
 
     def again(run, data, text):
         last.unlink()
         last.write_bytes(data)
-        assert execute(run, folder) is None
+        assert execute(run, folder).error is None
         printed = capsys.readouterr().out
         assert text in printed
         return json.loads((folder / "result.json").read_text()), printed
@@ -114,9 +114,9 @@ def test_what_is_damaged_or_of_another_run_is_passed_over(tmp_path, study_file, 
 
 def test_the_data_that_changed_start_over(tmp_path, study_file, monkeypatch, capsys):
     run = plan.load(study_file(overrides={"trainer.max_epochs": 1, "trainer.limit_train_batches": 2})).runs[1]
-    assert execute(run, tmp_path / "run") is None
+    assert execute(run, tmp_path / "run").error is None
     monkeypatch.setattr("vitpos.data.module.ImageData.fingerprint", "other")
-    assert execute(run, tmp_path / "run") is None
+    assert execute(run, tmp_path / "run").error is None
     printed = capsys.readouterr().out
     assert "the contents of the data digits are other" in printed
     assert "starting over" in printed

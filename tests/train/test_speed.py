@@ -180,6 +180,24 @@ def test_bfloat16_on_a_gpu_without_it(monkeypatch, tmp_path):
         train(tmp_path, precision="bf16-mixed")
 
 
+@pytest.fixture
+def untouched():
+    yield
+    speed.use_tf32(False)
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def test_tf32_on_a_gpu_unless_a_precision_is_asked_for(monkeypatch, tmp_path, untouched):
+    seen = []
+    monkeypatch.setattr(train_cli, "on_gpu", lambda accelerator: True)
+    monkeypatch.setattr(train_cli, "fast_bf16", lambda accelerator: False)
+    for precision in (None, "32-true", None):  # of one worker's runs, each its own
+        train(tmp_path / str(len(seen)), steps=1, precision=precision)
+        seen.append(torch.get_float32_matmul_precision())  # Lightning asks for it, on newer GPUs
+        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (precision is None)
+    assert seen == ["high", "highest", "high"]
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_memory_is_kept():
     code = """

@@ -8,8 +8,14 @@ import lightning
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils.stateless import _reparametrize_module
 
+from vitpos.data import module as data_module
+from vitpos.data.images import Split
+from vitpos.data.module import ImageData
 from vitpos.errors import VitposError
+from vitpos.seeding import generator
 from vitpos.study import plan
 from vitpos.study.run import prepare
 from vitpos.train import cli as train_cli
@@ -206,3 +212,32 @@ def test_folder_is_named_after_what_is_trained(monkeypatch, tmp_path):
     config = {"data": {"name": "digits"}, "position": "sinusoidal_2d(scale=1)", "seed_everything": 3}
     cli = train_cli.VitposCLI(config, run=False)
     assert str(cli.folder) == "runs/digits-micro_patch4_32-sinusoidal_2d-scale-1-s3"
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.8])
+def test_a_step_meets_no_tensor_of_the_cpu_on_a_fake_gpu(monkeypatch, mixup):
+    # a backward pass needs a real one: tests/test_cuda.py
+    monkeypatch.setattr(data_module, "generator", lambda *words, device: generator(*words))
+    data = ImageData(name="digits", batch_size=32)
+    data.setup("fit")
+    model = Classifier(name="vitpos_nano_patch4_32", patch_size=2, position="learned", mixup=mixup, drop_path_rate=0.2)
+    model.build(data)
+    with FakeTensorMode() as mode:
+
+        def there(tensor):
+            return mode.from_tensor(tensor).to("cuda").detach()
+
+        moved = {name: torch.nn.Parameter(there(parameter)) for name, parameter in model.named_parameters()}
+        monkeypatch.setattr(data, "order", lambda: mode.from_tensor(torch.arange(len(data.source.train))))
+        data._train = Split(there(data._train.images), there(data._train.labels))
+        data._mean, data._deviation = map(there, data.source.moments)
+        images, labels = next(iter(data.train_dataloader()))
+        images = data.normalise(data.augment(images, 1))
+        with _reparametrize_module(model, moved):
+            loss, logits = model.loss(*((images, labels) if model.mix is None else model.mix(images, labels)))
+        assert {tensor.device.type for tensor in (images, labels, loss, logits)} == {"cuda"}
+        for parameter in moved.values():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer = torch.optim.AdamW(moved.values(), fused=True)
+        optimizer.step()
+        assert {tensor.device.type for own in optimizer.state.values() for tensor in own.values()} == {"cuda"}

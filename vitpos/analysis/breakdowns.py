@@ -1,4 +1,4 @@
-"""Tables that take accuracies apart: by axis, by seed, by cost, by class, by what tuning tried."""
+"""Tables that break accuracies down by axis, seed, cost, class and tuned values."""
 
 import math
 import re
@@ -22,7 +22,7 @@ from vitpos.analysis.runs import (
 from vitpos.analysis.tables import Table, about, best_first, build, each, level, setting_label
 from vitpos.analysis.terms import Terms
 
-# A rate relative to the reference that varies by more over seeds says something of the machine, not of the scheme.
+# A rate relative to the reference that varies by a larger factor over seeds depends on the machine, not on the scheme.
 _STEADY = 1.1
 
 
@@ -30,13 +30,12 @@ def effects(runs: pd.DataFrame, axis: str, confidence: float) -> pd.DataFrame:
     """Computes the effect of an axis on each scheme.
 
     Per seed, accuracy is averaged over the settings of all other axes that a scheme has at every value of the axis, so
-    that values differ in nothing else; seeds and settings that lack runs are left out as `runs.complete` says.
+    that values differ in nothing else. Seeds and settings that lack runs are left out (`runs.complete`).
 
     Returns:
-        One row per scheme and value, in their order: ``position``, ``level``, ``mean``, ``low`` and ``high`` (t
-        interval over seeds), ``n``, ``cells`` (settings), ``lacks`` (the scheme has no such option: the same runs at
-        every value), ``values`` (by seed) and ``rank`` (1 the best). ``attrs``: ``levels``, ``absent`` schemes,
-        ``unused`` runs.
+        One row per scheme and value, in their order: ``position``, ``level``, the fields of `runs.Summary`, ``cells``
+        (number of settings), ``lacks`` (the scheme has no such option: the same runs at every value), ``values`` (by
+        seed) and ``rank`` (1 is best). ``attrs``: ``levels``, ``absent`` schemes, ``unused`` runs.
     """
     levels = sorted({dict(v.others)[axis] for v in runs["variant"] if axis in dict(v.others)}, key=level_order)
     split = runs.assign(
@@ -56,9 +55,8 @@ def effects(runs: pd.DataFrame, axis: str, confidence: float) -> pd.DataFrame:
         means = sum(whole[1:], whole[0]) / len(whole)
         for value in levels:
             line = means.loc["" if lacks else value]
-            s = summarize(line, confidence)
-            numbers = {"mean": s.mean, "low": s.low, "high": s.high, "n": s.n, "values": line}
-            records.append({"position": position, "level": value, "cells": len(whole), "lacks": lacks, **numbers})
+            what = {"position": position, "level": value, "cells": len(whole), "lacks": lacks, "values": line}
+            records.append({**what, **vars(summarize(line, confidence))})
     found = pd.DataFrame(records)
     if records:
         found["rank"] = found.groupby("level")["mean"].rank(ascending=False, method="min").astype(int)
@@ -70,21 +68,19 @@ def factors(all_effects: Mapping[str, pd.DataFrame], terms: Terms) -> Table:
     """Returns the effect of each axis: means over the schemes that have it, paired by seed with the first value."""
     rows = []
     for axis, found in all_effects.items():
-        has = found[~found["lacks"]] if len(found) else found
-        if has.empty:
+        if found.empty or found["lacks"].all():
             continue
-        levels = found.attrs["levels"]
-        by = {value: has[has["level"] == value].set_index("position") for value in levels}
+        by = {value: own.set_index("position") for value, own in found[~found["lacks"]].groupby("level", sort=False)}
         over_seeds = {value: pd.DataFrame(dict(own["values"])).T for value, own in by.items()}
-        kept = complete(over_seeds[levels[0]])
-        means = {value: over_seeds[value].loc[kept.index, kept.columns].mean() for value in levels}
-        for value in levels:
-            s = summarize(means[value] - means[levels[0]], 1 - terms.alpha)
-            row = {"axis": axis, "value": level(value), f"{terms.metric_label}, %": means[value].mean()}
+        first = found.attrs["levels"][0]
+        kept = complete(over_seeds[first])
+        means = {value: table.loc[kept.index, kept.columns].mean() for value, table in over_seeds.items()}
+        for value, mean in means.items():
+            s = summarize(mean - means[first], 1 - terms.alpha)
+            row = {"axis": axis, "value": level(value), f"{terms.metric_label}, %": mean.mean()}
             row |= {"variants": by[value].loc[kept.index, "cells"].sum(), "n": s.n}
-            first = value == levels[0]
-            row |= {"minus first": math.nan if first else s.mean, f"{terms.confidence} t interval": (s.low, s.high)}
-            rows.append(row)
+            row |= {"minus first": math.nan if value == first else s.mean}
+            rows.append({**row, f"{terms.confidence} t interval": (s.low, s.high)})
     return build("Main effects of the axes", rows)
 
 
@@ -104,7 +100,7 @@ def orders(all_effects: Mapping[str, pd.DataFrame]) -> Table:
 
 
 def by_setting(runs: pd.DataFrame, found: pd.DataFrame) -> dict[Setting, list[Variant]]:
-    """Sorts variants by the settings at which schemes are compared; one that lacks an option stands in each of them."""
+    """Groups variants by the settings in which schemes are compared; one that lacks an option is in each of them."""
     variants = sorted(set(runs["variant"]))
     at = settings([*(found["setting"] if len(found) else ()), *(v.others for v in variants)])
     return {s: [v for v in variants if set(v.others) <= set(s)] for s in at}
@@ -113,10 +109,10 @@ def by_setting(runs: pd.DataFrame, found: pd.DataFrame) -> dict[Setting, list[Va
 def ranking(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
     """Ranks the schemes of each setting by seed; equal accuracies share the better rank.
 
-    Only seeds count in which all have a result; a scheme that lacks half of them is left out (see `runs.complete`).
+    Only seeds with a result for every scheme count; a scheme that lacks half of them is left out (`runs.complete`).
 
     Facts: ``shares`` (setting, position, how often it had rank 1, 2, ...), ``agreement`` (setting, Kendall's W, seeds),
-    ``absent`` (labels of what is left out), ``dropped`` (seeds in which not all have a result).
+    ``absent`` (labels of what is left out), ``dropped`` (number of seeds without results for all).
     """
     rows, shares, agreement, absent, dropped = [], [], [], [], 0
     for at, members in by_setting(runs, found).items():
@@ -141,13 +137,13 @@ def ranking(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
 
 
 def cost(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
-    """Sets accuracy beside cost, relative to the reference over the pairs of the verdicts, the highest mean first.
+    """Returns accuracy and cost, relative to the reference over the pairs of the verdicts, the highest mean first.
 
-    Cost is the measured time of training per image where the rates can be compared: same hardware, no sign that runs
-    shared it (in the name of the hardware, or a ratio that varies by more than a tenth over seeds). Else it is the
-    operations of one forward pass.
+    Cost is the measured training time per image if the rates are comparable: same hardware, no sign that runs shared it
+    (in the name of the hardware, or a ratio that varies by more than a tenth over seeds). Otherwise it is the number of
+    operations of a forward pass.
 
-    Facts: ``measure`` (which of the two), ``why`` (why not the time), ``points`` (setting, position, relative cost,
+    Facts: ``measure`` (which of the two), ``why`` (the time is not used), ``points`` (setting, position, relative cost,
     `runs.Summary` of the accuracy).
     """
     time, operations = _relative(found, "images_per_second"), _relative(found, "flops")
@@ -161,14 +157,18 @@ def cost(runs: pd.DataFrame, found: pd.DataFrame, terms: Terms) -> Table:
         row |= {"relative cost": relative.get(variant, math.nan), "MFLOPs per image": own["flops"].iloc[0] / 1e6}
         row |= {"parameters": own["parameters"].iloc[0], "images/s": own["images_per_second"].mean()}
         rows.append({**row, "seconds per run": own["seconds"].mean(), "peak memory, MB": own["peak_memory_mb"].max()})
-    points = [(at, v.position, relative[v], summaries[v]) for at, members in by_setting(runs, found).items()
-              for v in members if v in relative and summaries[v].n]  # fmt: skip
-    measure = "operations of a forward pass" if why else "training time per image"
+    points = [
+        (at, v.position, relative[v], summaries[v])
+        for at, members in by_setting(runs, found).items()
+        for v in members
+        if v in relative and summaries[v].n
+    ]
+    measure = "FLOPs of a forward pass" if why else "training time per image"
     return build("Accuracy and cost", rows, measure=measure, why=why, points=points)
 
 
 def _relative(found: pd.DataFrame, key: str) -> dict[Variant, list[float]]:
-    """Divides a number of each run by that of the reference of its pair; the reference has 1."""
+    """Divides a number of each run by that of the reference run of its pair; the reference itself has 1."""
     ratios: dict[Variant, list[float]] = {}
     for d in found.itertuples():
         both = [(d.ours[s].get(key), d.theirs[s].get(key)) for s in d.finished]
@@ -179,7 +179,7 @@ def _relative(found: pd.DataFrame, key: str) -> dict[Variant, list[float]]:
 
 
 def _incomparable(runs: pd.DataFrame, rates: Mapping[Variant, Sequence[float]]) -> str:
-    """Says why measured rates are no measure of cost; nothing where they are."""
+    """Returns why measured rates cannot be compared; empty if they can."""
     hardware = sorted({str(row["environment"].get("hardware")) for row in runs["row"]})
     shared = re.search(r"((\d+) (?:threads? )?of (\d+)) \w+", hardware[0])
     if len(hardware) > 1:
@@ -187,56 +187,49 @@ def _incomparable(runs: pd.DataFrame, rates: Mapping[Variant, Sequence[float]]) 
     if shared and int(shared[2]) < int(shared[3]):
         return f"runs had {shared[0]} and shared the machine"
     unsteady = any(max(ratios) > _STEADY * min(ratios) for ratios in rates.values())
-    return "it varies by more than a tenth from seed to seed" if unsteady else ""
+    return "it varied by more than a tenth from seed to seed" if unsteady else ""
 
 
 def classes(runs: pd.DataFrame, found: pd.DataFrame) -> Table:
     """Returns the mean difference of each comparison by class, over the pairs of its verdict.
 
     Facts: ``names`` (columns of the classes), ``least`` (images of the smallest class), ``error`` (largest error that
-    so few images can give), ``absent`` (comparisons whose rows do not count by class).
+    so few images can give), ``absent`` (comparisons without results by class).
     """
     known, absent = [], []
     for d, subject in each(runs, found):
         by_class = class_differences([d.ours[s] for s in d.finished], [d.theirs[s] for s in d.finished])
         if by_class:
-            known.append(
-                (subject, {name if name not in subject else f"class {name}": x for name, x in by_class.items()})
-            )
+            known.append((subject, {f"class {k}" if k in subject else k: x for k, x in by_class.items()}))
         else:
             absent.append(", ".join(filter(None, [d.scheme, setting_label(d.setting)])))
     names = list(dict.fromkeys(name for _, by_class in known for name in by_class))
-    rows = [
-        {**subject, **{name: by_class.get(name, (0, math.nan))[1] for name in names}} for subject, by_class in known
-    ]
+    rows = [{**subject, **{k: by_class.get(k, (0, math.nan))[1] for k in names}} for subject, by_class in known]
     least = min((n for _, by_class in known for n, _ in by_class.values()), default=0)
     error = difference_error_bound(50, 50, least) if least else math.nan
-    signed = dict.fromkeys(names, "signed")
-    return build("Differences by class", rows, signed, names=names, least=least, error=error, absent=absent)
+    return build("Differences by class", rows, names=names, least=least, error=error, absent=absent)
 
 
 def class_extremes(by_class: Table) -> Table:
     """Returns the classes in which each comparison gains and loses most."""
-    rows = []
-    for row in by_class.frame.to_dict("records"):
-        values = {name: row.pop(name) for name in by_class.facts["names"]}
-        order = sorted((name for name in values if math.isfinite(values[name])), key=lambda name, of=values: of[name])  # type: ignore[misc]
-        row |= {"gains most": order[-1], "gain": values[order[-1]], "loses most": order[0], "loss": values[order[0]]}
-        rows.append(row)
-    return build("Classes that gain and lose most", rows)
+    if not (names := by_class.facts["names"]):
+        return by_class
+    values = by_class.frame[names].astype(float)
+    gains, losses = values.iloc[:, ::-1].idxmax(axis=1), values.idxmin(axis=1)
+    extremes = {"gains most": gains, "gain": values.max(axis=1), "loses most": losses, "loss": values.min(axis=1)}
+    return Table("Classes that gain and lose most", by_class.frame.drop(columns=names).assign(**extremes))
 
 
 def tuning(runs: pd.DataFrame, choices: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns for each variant and value tried how many seeds chose it, and its mean validation accuracy over seeds.
+    """Returns how many seeds chose each value tried, and its mean validation accuracy, for each variant.
 
     Facts: ``edges`` (labels of variants of which most seeds chose a value at the edge of the grid), ``keys`` (what was
     tuned), ``tried`` (how many values), ``seeds`` (how many seeds chose).
     """
-    rows, edges = [], []
     groups: dict[Variant, list[Mapping[str, Any]]] = {}
     for choice in choices:
         groups.setdefault(Variant.of(choice["axes"]), []).append(choice)
-    points = [point for point, _ in choices[0]["scores"]] if choices else []
+    rows, edges, points = [], [], [point for point, _ in choices[0]["scores"]] if choices else []
     for variant, own in groups.items():
         row: dict[str, Any] = dict(about(runs, variant.position, variant.others))
         for i, point in enumerate(points):
@@ -247,10 +240,7 @@ def tuning(runs: pd.DataFrame, choices: Sequence[Mapping[str, Any]]) -> Table:
         if lacking := sum(choice["values"] is None for choice in own):
             row["without a choice"] = str(lacking)
         at_edge = sum(bool(choice["edge"]) for choice in own)
-        row["at the edge"] = str(at_edge)
         edges += [variant.label] if 2 * at_edge > len(own) else []
-        rows.append(row)
-    return build(
-        "Tuning", rows, edges=edges, keys=list(points[0]) if points else [], tried=len(points),
-        seeds=len({choice["seed"] for choice in choices}),
-    )  # fmt: skip
+        rows.append({**row, "at the edge": str(at_edge)})
+    keys, seeds = list(points[0]) if points else [], len({choice["seed"] for choice in choices})
+    return build("Tuning", rows, edges=edges, keys=keys, tried=len(points), seeds=seeds)

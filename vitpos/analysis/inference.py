@@ -1,37 +1,32 @@
-"""Verdicts of paired differences, and the intervals and effect sizes beside them.
+"""Verdicts on paired differences, with the intervals and effect sizes beside them.
 
-Differences are in percentage points, candidate minus reference, seeds along the last axis. What decides are tests by
-signs (`vitpos.analysis.signs`). t tests and t intervals, which assume normal differences, are for information, and for
-what three to five seeds indicate. Functions take leading axes, one a study, so that ``scripts/honesty.py`` measures the
-error rates of the very functions that judge a real study.
+Differences are in percentage points, candidate minus reference, seeds along the last axis. Sign tests decide
+(`vitpos.analysis.signs`). t tests and t intervals, which assume normal differences, are for information and for what
+three to five seeds indicate. Functions accept leading axes, one entry per study, so that ``scripts/honesty.py``
+measures the error rates of the very functions that judge a real study.
 """
 
 import math
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import special, stats
 
-from vitpos.analysis.power import per_test, seeds_to_decide, sidak
-from vitpos.analysis.signs import RESOLUTION, Floats, bets, closed_mean, least_p, max_t, sign_flip, two_hypotheses
+from vitpos.analysis.power import per_test, seeds_for_level, seeds_to_decide, sidak
+from vitpos.analysis.signs import RESOLUTION, Floats, bets, closed_mean, max_t, sign_flip, two_hypotheses
+from vitpos.analysis.terms import Terms
 
 Flags = npt.NDArray[np.bool_]
-SECOND_TIER = (3, 5)
-"""From so many to so many seeds, which sign flips cannot judge, t tests indicate what is no verdict."""
-MARGIN_STEP = 0.01
-"""Points; how exactly the least margin is found, from above."""
+SECOND_TIER = (3, 5)  # range of seeds, too few for sign flips, on which t tests give an indication
+MARGIN_STEP = 0.01  # points; resolution of the least margin, which is rounded up
 
 
-@dataclass(frozen=True)
-class Tests:
-    """p values of a family, adjusted for their number, each of shape (..., m); NaN for a comparison without a seed.
+class Tests(NamedTuple):
+    """p values, adjusted for the size of the family, each of shape (..., m); NaN for a comparison without a seed.
 
-    Attributes:
-        difference: Of "the mean is 0".
-        equivalence: Of "the mean is outside the margin".
-        beyond: Of "the mean is within the margin".
+    Null hypotheses: the mean is 0 (``difference``), outside the margin (``equivalence``), within it (``beyond``).
     """
 
     difference: Floats
@@ -39,97 +34,86 @@ class Tests:
     beyond: Floats
 
 
-def flip_tests(differences: Floats, margin: float, correction: str = "max_t", family: int | None = None) -> Tests:
+def flip_tests(differences: Floats, margin: float, correction: str = "max_t", family: int = 0) -> Tests:
     """Judges studies with a fixed number of seeds, by sign flips.
 
-    A comparison is equivalent where both one-sided hypotheses, "at most -margin" and "at least margin", are rejected
-    (Schuirmann, 1987), and differs by more than the margin where "at most margin" or "at least -margin" is. With max-T
-    the 2 m one-sided hypotheses are one family.
+    A comparison is equivalent if both one-sided hypotheses, "at most -margin" and "at least margin", are rejected
+    (Schuirmann, 1987). It differs by more than the margin if "at most margin" or "at least -margin" is rejected. With
+    max-T the 2 m one-sided hypotheses form one family.
 
     Args:
         differences: Shape (..., m, n); NaN where a comparison lacks a seed.
-        margin: In points; at 0 nothing can be shown to be equivalent.
-        correction: ``max_t`` (see `signs.max_t`), else that of `adjust` for p values of each comparison by itself.
-        family: Comparisons that were stated, if more than m. Each that is lacking or without a seed keeps its share of
-            alpha.
+        margin: In points; with 0 nothing can be shown to be equivalent.
+        correction: ``max_t`` (see `signs.max_t`), or one of `adjust` for p values of separate tests.
+        family: Number of comparisons that were stated, if more than m. One that is missing or has no seed keeps its
+            share of alpha.
     """
     d = np.asarray(differences, dtype=np.float64)
-    m = d.shape[-2]
-    near = _flip_family(two_hypotheses(d, margin), correction, two_sided=False) if margin else np.ones(2 * m)
-    far = _flip_family(two_hypotheses(d, -margin), correction, two_sided=False)
-    near, far = np.maximum(near[..., :m], near[..., m:]), np.minimum(far[..., :m], far[..., m:])
-    p = (_flip_family(d, correction), near, far if correction == "max_t" else 2 * far)
-    return Tests(*(_for_family(d, x, correction, family) for x in p))
+    test = max_t if correction == "max_t" else sign_flip
+    above, below = np.split(test(two_hypotheses(d, -margin), two_sided=False), 2, axis=-1)
+    beyond = np.minimum(above, below) * (1 if correction == "max_t" else 2)
+    difference, beyond = (_for_family(d, p, correction, family) for p in (test(d), beyond))
+    return Tests(difference, _flip_equivalence(d, margin, correction, family), beyond)
 
 
-def _flip_family(d: Floats, correction: str, *, two_sided: bool = True) -> Floats:
-    return (max_t if correction == "max_t" else sign_flip)(d, two_sided=two_sided)
+def _flip_equivalence(d: Floats, margin: float, correction: str, family: int) -> Floats:
+    test = max_t if correction == "max_t" else sign_flip
+    above, below = np.split(test(two_hypotheses(d, margin), two_sided=False), 2, axis=-1)
+    return _for_family(d, np.maximum(above, below) if margin else np.ones_like(above), correction, family)
 
 
-def _for_family(d: Floats, p: Floats, correction: str, family: int | None) -> Floats:
-    """Adjusts p values of single tests, or those of max-T for comparisons that are lacking or without a seed."""
+def _for_family(d: Floats, p: Floats, correction: str, family: int) -> Floats:
+    """Adjusts p values of separate tests, or those of max-T for comparisons that are missing or have no seed."""
     tested = np.isfinite(d).any(axis=-1)
-    if correction == "max_t":
-        total = max(family or 0, d.shape[-2])
-        return np.where(tested, np.minimum(1, p * total / np.maximum(tested.sum(axis=-1, keepdims=True), 1)), np.nan)
-    return adjust(np.where(tested, np.minimum(1, p), np.nan), correction, family)
+    p = np.where(tested, np.minimum(1, p), np.nan)
+    if correction != "max_t":
+        return adjust(p, correction, family)
+    lacking = max(family, d.shape[-2]) / np.maximum(tested.sum(axis=-1, keepdims=True), 1)
+    return np.asarray(np.minimum(1, p * lacking))
 
 
-def bet_tests(differences: Floats, margin: float, family: int | None = None) -> Tests:
-    """Judges studies that may stop after any seed, by sign bets: e-values after each seed, (..., m, n).
+def bet_tests(differences: Floats, margin: float, family: int = 0) -> Tests:
+    """Judges studies that may stop after any seed, by sign bets: p values after each seed, (..., m, n).
 
-    They are closed over the family (`signs.closed_mean`), and the largest so far: what was decided stays decided.
-    1 / e is a p value whenever one looks.
-
-    Args:
-        differences: Shape (..., m, n), seeds in the order in which they were added; NaN where a comparison lacks one.
-        margin: In points; at 0 nothing can be shown to be equivalent.
-        family: As for `flip_tests`.
+    They are 1 / e, with e the largest e-value so far, so what is decided stays decided. E-values are closed over the
+    family (`signs.closed_mean`). Arguments are those of `flip_tests`, with seeds in the order in which they were added.
     """
     d = np.asarray(differences, dtype=np.float64)
     m = d.shape[-2]
-    near, far = (bets(two_hypotheses(d, side * margin), two_sided=False) for side in (1, -1))
-    near = np.minimum(near[..., :m, :], near[..., m:, :]) if margin else np.zeros_like(d)
+    near, far = (np.split(bets(two_hypotheses(d, side * margin), two_sided=False), 2, axis=-2) for side in (1, -1))
     tested = np.isfinite(d).any(axis=-1, keepdims=True)
-    share = np.maximum(tested.sum(axis=-2, keepdims=True), 1) / max(family or m, m)
+    share = np.maximum(tested.sum(axis=-2, keepdims=True), 1) / max(family, m)
 
     def closed(e: Floats) -> Floats:
-        # a comparison without a seed is left out of the mean of all by an e-value that no mean is lowered by
-        e = np.where(tested, e, np.inf)
+        e = np.where(tested, e, np.inf)  # lowers no mean, so a comparison without a seed is left out
         e = np.moveaxis(closed_mean(np.moveaxis(e, -2, -1)), -1, -2)
-        return np.where(tested, np.maximum.accumulate(share * e, axis=-1), np.nan)
+        return np.where(tested, 1 / np.maximum(np.maximum.accumulate(share * e, axis=-1), 1), np.nan)
 
-    return Tests(closed(bets(d)), closed(near), closed((far[..., :m, :] + far[..., m:, :]) / 2))
+    equal = np.minimum(*near) if margin else np.zeros_like(d)
+    return Tests(closed(bets(d)), closed(equal), closed((far[0] + far[1]) / 2))
 
 
 def decide(mean: Floats, tests: Tests, alpha: float) -> npt.NDArray[np.str_]:
     """Returns verdicts: ``equivalent``, ``better``, ``worse`` or ``undecided``.
 
-    Equivalence comes first: a difference within the margin was stated to count as none. A NaN shows nothing.
+    Equivalence comes first: a difference within the margin was stated to count as none. NaN decides nothing.
     """
     shown = np.where(tests.difference <= alpha, np.where(mean < 0, "worse", "better"), "undecided")
     return np.where(tests.equivalence <= alpha, "equivalent", shown)
 
 
 def indicate(
-    differences: Floats, margin: float, alpha: float, correction: str = "max_t", family: int | None = None
+    differences: Floats, margin: float, alpha: float, correction: str = "max_t", family: int = 0
 ) -> npt.NDArray[np.str_]:
-    """Returns what three to five seeds indicate if differences are normal; it is no verdict.
+    """Returns what three to five seeds indicate if differences are normal, which is not a verdict.
 
-    t tests of each comparison by its own deviation; a pooled one is wrong too often where deviations are unequal. With
-    max-T they are judged by the step-down maximum of independent |t| (`adjust`). A reference that is shared makes the
-    maximum smaller, by an amount that Dunnett (1955) computed for runs that all vary alike; not counting on that costs
-    little power. Withheld where all differences of a comparison are equal, as happens with few test images.
-
-    Args:
-        differences: Shape (..., m, n); NaN where a comparison lacks a seed.
-        margin: In points.
-        alpha: Error rate of the family.
-        correction: As for `flip_tests`.
-        family: As for `flip_tests`.
+    These are t tests with the deviation of each comparison; a pooled deviation errs too often where deviations are
+    unequal. With max-T they are judged by the step-down maximum of independent |t| (`adjust`). A shared reference makes
+    the maximum smaller, by an amount that Dunnett (1955) computed for runs of equal variance; ignoring that costs
+    little power. Withheld if all differences of a comparison are equal, as happens with few test images.
 
     Returns:
-        ``""``, ``better``, ``worse`` or ``equivalent``, shape (..., m).
+        ``""``, ``better``, ``worse`` or ``equivalent``, shape (..., m). Arguments are those of `flip_tests`.
     """
     d = np.asarray(differences, dtype=np.float64)
     n = np.isfinite(d).sum(axis=-1)
@@ -144,147 +128,111 @@ def indicate(
     return np.where(found == "undecided", "", found)
 
 
-def judge(
-    differences: Floats,
-    *,
-    margin: float,
-    alpha: float,
-    correction: str = "max_t",
-    family: int | None = None,
-    rule: str = "fixed",
-) -> pd.DataFrame:
+def describe(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns how many numbers each row has, their mean and their deviation: ``n``, ``mean``, ``sd``."""
+    n, alike = table.count(axis=1), table.max(axis=1) - table.min(axis=1) <= RESOLUTION
+    mean = table.mean(axis=1).mask(lambda x: alike & (x.abs() < RESOLUTION), 0.0)
+    return pd.DataFrame({"n": n, "mean": mean, "sd": table.std(axis=1).mask(alike & (n > 1), 0.0)})
+
+
+def judge(differences: Floats, terms: Terms, testable: Flags | bool = True) -> pd.DataFrame:
     """Judges the comparisons of a study.
 
     Args:
-        differences: (m, n) in points, candidate minus reference: a row a comparison, a column a seed, in the order in
-            which seeds were added. NaN where a comparison lacks a seed; a row of NaN is not judged.
-        margin: Points within which two schemes count as equal.
-        alpha: Error rate of the family, separately for differences and for equivalence.
-        correction: ``max_t``, ``holm``, ``bonferroni`` or ``none``. Seeds that are added until settled are always
-            judged by the closed mean of e-values.
-        family: Comparisons that were stated, if more than m.
-        rule: ``fixed`` if the seeds were stated beforehand; ``settled`` if they were added until all is decided.
+        differences: (m, n) in points: one row per comparison, one column per seed, in the order in which seeds were
+            added. NaN where a comparison lacks a seed.
+        terms: Margin, alpha, correction, family and seed rule. Seeds that are added until settled are always judged by
+            the closed mean of e-values.
+        testable: (m,), which comparisons may be judged; of the others only mean and deviation are computed.
 
     Returns:
-        One row a comparison, in order. ``n`` seeds, ``mean``, ``sd``; ``p`` (no difference), ``p_equivalence``,
-        ``p_beyond`` (a difference larger than the margin), adjusted; ``p_single``, the unadjusted p of no difference;
-        ``low`` and ``high``, t intervals that hold together at 1 - alpha, ``single_low`` and ``single_high``, each by
-        itself; ``least_margin``, the least margin at which equivalence would be shown; Hedges' ``g``; ``e`` and
-        ``e_equivalence``, the largest e-values so far (``settled`` only, where p is 1 / e); ``verdict``
-        (`decide`); ``reason`` for ``undecided``: ``too few seeds`` to show any difference, ``not shown``, or
-        ``not judged``; ``beyond``, whether it is better or worse by more than the margin; ``indicated`` (`indicate`);
-        ``needed_low`` and ``needed_high``, a range of seeds in all that would decide it (`power.seeds_to_decide`), None
-        where that cannot be said.
+        One row per comparison, in order. ``n`` seeds, ``mean``, ``sd``; t intervals ``single_low`` to ``single_high``,
+        each by itself, and ``low`` to ``high``, which hold together at 1 - alpha; Hedges' ``g``; ``p`` (no difference),
+        ``p_equivalence``, ``p_beyond`` (a difference larger than the margin), adjusted; ``p_single``, the unadjusted p
+        of no difference; ``least_margin``; ``verdict`` (`decide`); ``reason`` for ``undecided``: ``too few seeds`` to
+        show any difference, ``not shown``, or ``not judged``; ``beyond``, whether it is better or worse by more than
+        the margin; ``indicated`` (`indicate`); ``needed_low`` and ``needed_high``, the range of seeds in all that would
+        decide it (`power.seeds_to_decide`), None where unknown.
     """
-    d = np.atleast_2d(np.asarray(differences, dtype=np.float64))
-    m = len(d)
-    stated = max(family or m, m)
-    e = Tests(*[np.full(m, np.nan)] * 3)
-    if rule == "settled":
-        reached = bet_tests(d, margin, family)
-        e = Tests(reached.difference[:, -1], reached.equivalence[:, -1], reached.beyond[:, -1])
-        tests = Tests(*(1 / np.maximum(x, 1) for x in (e.difference, e.equivalence, e.beyond)))
-        single = 1 / np.maximum(bets(d).max(axis=-1, initial=1), 1)
+    table = pd.DataFrame(np.atleast_2d(np.asarray(differences, dtype=np.float64)))
+    d = table.where(pd.Series(testable, table.index), axis=0).to_numpy()
+    m, tested, settled, alpha = len(d), np.isfinite(d).any(axis=1), terms.start > 0, terms.alpha
+    n, stated = table.count(axis=1), max(terms.family, m)
+    level, joint = per_test(alpha, terms.correction, stated)
+    lacking = stated / max(1, tested.sum())
+    if settled:
+        tests = Tests(*(p[:, -1] for p in bet_tests(d, terms.margin, terms.family)))
+        single = 1 / np.maximum(bets(d).max(axis=1, initial=1), 1)
+        least = int(np.argmax(bets(np.ones(64)) >= lacking / alpha)) + 1
     else:
-        tests, single = flip_tests(d, margin, correction, family), sign_flip(d)
-    level, joint = per_test(alpha, correction, stated)
-    records = []
-    for x in (row[np.isfinite(row)] for row in d):
-        n, varied = len(x), len(x) > 1 and np.ptp(x) > RESOLUTION
-        mean = float(x.mean()) if n else math.nan
-        low, high = t_interval(x, 1 - sidak(level, joint)) if varied else (math.nan, math.nan)
-        single_low, single_high = t_interval(x, 1 - alpha) if varied else (math.nan, math.nan)
-        records.append({
-            "n": n,
-            "mean": 0.0 if not varied and abs(mean) < RESOLUTION else mean,
-            "sd": float(x.std(ddof=1)) if varied else 0.0 if n > 1 else math.nan,
-            "low": low, "high": high, "single_low": single_low, "single_high": single_high,
-            "g": float(hedges_g(x)) if varied and n > 2 else math.nan,
-        })  # fmt: skip
-    found = pd.DataFrame(records)
-    found["p"], found["p_equivalence"], found["p_beyond"] = tests.difference, tests.equivalence, tests.beyond
-    found["p_single"] = np.where(found["n"] > 0, single, np.nan)
-    found["e"], found["e_equivalence"] = e.difference, e.equivalence
-    found["least_margin"] = least_margins(d, alpha, correction, family, rule)
-    found["verdict"] = decide(found["mean"].to_numpy(), tests, alpha)
-    floor = _least_seeds(alpha, correction, stated / max(1, int((found["n"] > 0).sum())), stated, rule)
-    open_ = found["verdict"] == "undecided"
-    reasons = np.select([found["n"] == 0, found["n"] < floor], ["not judged", "too few seeds"], "not shown")
-    found["reason"] = np.where(open_, reasons, "")
+        tests, single = flip_tests(d, terms.margin, terms.correction, terms.family), sign_flip(d)
+        least = seeds_for_level(alpha / {"max_t": lacking, "none": 1}.get(terms.correction, stated))
+    found = describe(table)
+    mean = found["mean"]
+    found["single_low"], found["single_high"] = t_interval(mean, found["sd"], n, 1 - alpha)
+    found["low"], found["high"] = t_interval(mean, found["sd"].where(tested), n, 1 - sidak(level, joint))
+    found["g"] = hedges_g(mean, found["sd"], n)
+    found["p"], found["p_equivalence"], found["p_beyond"] = tests
+    found["p_single"] = np.where(tested, single, np.nan)
+    found["least_margin"] = least_margins(d, terms)
+    found["verdict"] = decide(mean.to_numpy(), tests, alpha)
+    undecided = found["verdict"] == "undecided"
+    reasons = np.select([~tested, n < least], ["not judged", "too few seeds"], "not shown")
+    found["reason"] = np.where(undecided, reasons, "")
     found["beyond"] = found["verdict"].isin(["better", "worse"]) & (found["p_beyond"] <= alpha)
-    indicated = indicate(d, margin, alpha, correction, family) if rule == "fixed" else np.full(m, "")
-    found["indicated"] = np.where(open_, indicated, "")
-    needed = [
-        seeds_to_decide(row.mean, row.sd, row.n, margin=margin, alpha=level, family=joint)
-        if row.verdict == "undecided" and row.n > 1 and rule == "fixed" else (None, None)
-        for row in found[["mean", "sd", "n", "verdict"]].itertuples(index=False)
-    ]  # fmt: skip
-    for column, values in zip(("needed_low", "needed_high"), zip(*needed, strict=True), strict=True):
-        found[column] = pd.Series(values, dtype=object)
+    indicated = "" if settled else indicate(d, terms.margin, alpha, terms.correction, terms.family)
+    found["indicated"] = np.where(undecided, indicated, "")
+    ends: list[tuple[int | None, int | None]] = [(None, None)] * m
+    if not settled:
+        for i in np.flatnonzero(undecided & tested & (n > 1)):
+            x = found.loc[i]
+            ends[i] = seeds_to_decide(x["mean"], x["sd"], x["n"], margin=terms.margin, alpha=level, family=joint)
+    found["needed_low"], found["needed_high"] = (pd.Series(end, dtype=object) for end in zip(*ends, strict=True))
     return found
 
 
-def _least_seeds(alpha: float, correction: str, lacking: float, stated: int, rule: str) -> int:
-    """Returns how many seeds it takes to show a difference, however large."""
-    if rule == "settled":
-        return int(np.argmax(bets(np.ones(64)) >= lacking / alpha)) + 1
-    times = {"max_t": lacking, "none": 1.0}.get(correction, float(stated))
-    return next(n for n in range(1, 64) if times * least_p(n) <= alpha)
+def least_margins(differences: Floats, terms: Terms) -> Floats:
+    """Finds the smallest margin at which each comparison would have been equivalent, to `MARGIN_STEP`: (m, n) to (m,).
 
-
-def least_margins(
-    differences: Floats, alpha: float, correction: str = "max_t", family: int | None = None, rule: str = "fixed"
-) -> Floats:
-    """Finds the least margin at which each comparison would have been shown to be equivalent, to `MARGIN_STEP`.
-
-    Args:
-        differences: (m, n), as for `judge`.
-        alpha: Error rate of the family.
-        correction: As for `judge`.
-        family: As for `judge`.
-        rule: As for `judge`.
-
-    Returns:
-        (m,); NaN where too few seeds cannot show equivalence within any margin.
+    NaN where too few seeds cannot show equivalence within any margin.
     """
     d = np.asarray(differences, dtype=np.float64)
 
-    m = len(d)
-
-    def hold(margin: float) -> npt.NDArray[np.bool_]:
-        if rule == "settled":
-            return np.asarray(bet_tests(d, margin, family).equivalence[:, -1] >= 1 / alpha)
-        near = _flip_family(two_hypotheses(d, margin), correction, two_sided=False)
-        return np.asarray(_for_family(d, np.maximum(near[:m], near[m:]), correction, family) <= alpha)
+    def hold(margin: float) -> Flags:
+        if terms.start:
+            p = bet_tests(d, margin, terms.family).equivalence[:, -1]
+        else:
+            p = _flip_equivalence(d, margin, terms.correction, terms.family)
+        return np.asarray(p <= terms.alpha)
 
     widest = 8 * (float(np.max(np.abs(d), where=np.isfinite(d), initial=0)) + 1)  # any difference is as good as 0
-    low, high = np.zeros(m), np.where(hold(widest), widest, np.nan)
-    while (row := int(np.argmax(np.nan_to_num(high - low)))) >= 0 and high[row] - low[row] > MARGIN_STEP:
-        middle = (low[row] + high[row]) / 2
-        held = hold(middle)  # tells something of every comparison
+    low, high = np.zeros(len(d)), np.where(hold(widest), widest, np.nan)
+    while np.nanmax(gap := high - low, initial=0) > MARGIN_STEP:
+        middle = (low + high)[np.nanargmax(gap)] / 2
+        held = hold(middle)  # narrows the range of every comparison
         high = np.where(held & (middle < high), middle, high)
         low = np.where(~held & (middle > low) & (middle < high), middle, low)
     return high
 
 
 def pigeonhole_interval(right_a: Flags, right_b: Flags, level: float = 0.95) -> tuple[float, float]:
-    """Computes an interval of a difference of accuracies that holds for other seeds and other test images.
+    """Computes an interval of a difference of accuracies that accounts for other seeds and other test images.
 
     The pigeonhole bootstrap resamples seeds and images independently. Only its variance is needed, which has a closed
     form, so nothing is drawn: with n - 1 of n seeds (which makes the share of the seeds unbiased) and N of N images it
-    is the expectation of the square of the resampled mean, minus the square of the mean. It is somewhat too large where
-    seeds and images interact. The interval is that of t with the degrees of freedom of Satterthwaite, the share of the
-    seeds having n - 1 and that of the images any number.
+    is the expectation of the squared resampled mean, minus the square of the mean. It is somewhat too large where seeds
+    and images interact. The interval is that of t with Satterthwaite's degrees of freedom: n - 1 for the share of the
+    seeds, infinite for that of the images.
 
     Source: Owen, 2007, "The pigeonhole bootstrap".
 
     Args:
-        right_a: (n, N), whether the candidate's run of each seed gets each test image right.
+        right_a: (n, N), whether the candidate's run of each seed classifies each test image correctly.
         right_b: The same for the reference, seeds and images in the same order.
         level: Confidence level.
 
     Returns:
-        Its ends in points; NaN for fewer than two seeds or images, or where no run differs from its partner.
+        Its ends in points; NaN for fewer than two seeds or images, or if no run differs from its partner.
     """
     d = right_a.astype(np.float64) - right_b.astype(np.float64)
     n, images = d.shape
@@ -305,16 +253,12 @@ def pigeonhole_interval(right_a: Flags, right_b: Flags, level: float = 0.95) -> 
 
 
 def pairing_gain(candidate: Floats, reference: Floats) -> tuple[float, float]:
-    """Computes what pairing by seed bought.
-
-    Args:
-        candidate: (n,) accuracies, one a seed, n >= 2.
-        reference: Those of the reference for the same seeds.
+    """Computes what pairing by seed bought, from (n,) accuracies of each scheme, one per seed.
 
     Returns:
-        The correlation over seeds, and the seeds of each scheme that unpaired runs would need for a difference as
-        precise: ``n (s_a^2 + s_b^2) / s_d^2``, fewer than n where the correlation is negative. NaN where one scheme
-        does not vary; the seeds are infinite where the difference does not.
+        The correlation over seeds, and the seeds of each scheme that unpaired runs would need for the same precision:
+        ``n (s_a^2 + s_b^2) / s_d^2``, fewer than n if the correlation is negative. NaN if one scheme does not vary; the
+        seeds are infinite if the difference does not.
     """
     a, b = np.asarray(candidate, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if len(a) < 2 or min(np.ptp(a), np.ptp(b)) <= RESOLUTION:
@@ -324,43 +268,29 @@ def pairing_gain(candidate: Floats, reference: Floats) -> tuple[float, float]:
     return float(np.corrcoef(a, b)[0, 1]), len(a) * float((a.var() + b.var()) / (a - b).var())
 
 
-def t_interval(values: Floats, level: float) -> tuple[Floats, Floats]:
-    """Computes the t interval of the mean, mean ± t(n - 1) sd / sqrt(n).
-
-    Args:
-        values: Shape (..., n), n >= 2.
-        level: Confidence level, such as 0.95.
-
-    Returns:
-        Its ends, shape (...).
-    """
-    n = values.shape[-1]
-    half = stats.t.ppf((1 + level) / 2, n - 1) * values.std(axis=-1, ddof=1) / math.sqrt(n)
-    return values.mean(axis=-1) - half, values.mean(axis=-1) + half
+def t_interval(mean: Any, sd: Any, n: Any, level: float) -> tuple[Any, Any]:
+    """Computes t intervals of means, mean ± t(n - 1) sd / sqrt(n); NaN where there is no variance."""
+    half = stats.t.ppf((1 + level) / 2, n - 1) * np.where(sd > 0, sd, np.nan) / np.sqrt(n)
+    return mean - half, mean + half
 
 
-def hedges_g(differences: Floats) -> Floats:
-    """Computes Hedges' g_z: mean / sd of the differences (Cohen's d_z), without its bias for few pairs.
+def hedges_g(mean: Any, sd: Any, n: Any) -> Floats:
+    """Computes Hedges' g_z: mean / sd of the differences (Cohen's d_z), corrected for its bias with few pairs.
 
     d_z times ``J(n - 1)``, with ``J(f) = gamma(f / 2) / (sqrt(f / 2) gamma((f - 1) / 2))``, about 1 - 3 / (4 f - 1).
-    For normal differences its expectation is the true mean / sd.
+    For normal differences its expectation is the true mean / sd. NaN for fewer than three, where that does not exist,
+    and where there is no variance.
 
     Source: Hedges, 1981, "Distribution theory for Glass's estimator of effect size and related estimators", equation
     6e; d_z as in Lakens, 2013, "Calculating and reporting effect sizes", equation 6. The n - 1 degrees of freedom are
     those of the one sample of differences.
-
-    Args:
-        differences: Shape (..., n), n >= 3, not all equal; of two the expectation does not exist.
-
-    Returns:
-        Shape (...).
     """
-    f = differences.shape[-1] - 1
-    j = math.exp(special.gammaln(f / 2) - special.gammaln((f - 1) / 2)) / math.sqrt(f / 2)
-    return np.asarray(j * differences.mean(axis=-1) / differences.std(axis=-1, ddof=1))
+    f = np.where(np.asarray(n) > 2, np.asarray(n) - 1.0, np.nan)
+    j = np.exp(special.gammaln(f / 2) - special.gammaln((f - 1) / 2)) / np.sqrt(f / 2)
+    return np.asarray(j * mean / np.where(sd > 0, sd, np.nan))
 
 
-def adjust(p_values: Floats, correction: str, family: int | None = None) -> Floats:
+def adjust(p_values: Floats, correction: str, family: int = 0) -> Floats:
     """Adjusts the p values of a family for their number.
 
     Source: Holm, 1979, "A simple sequentially rejective multiple test procedure": the k-th smallest of m times
@@ -368,16 +298,13 @@ def adjust(p_values: Floats, correction: str, family: int | None = None) -> Floa
     step-down maximum of independent statistics (Šidák, 1967). Bonferroni: all times m.
 
     Args:
-        p_values: The family along the last axis, (..., m). A NaN stays one but counts as 1: no test, no easier
-            threshold for the others.
+        p_values: The family along the last axis, (..., m). NaN stays NaN but counts as 1: without a test, the
+            thresholds of the others do not relax.
         correction: ``max_t``, ``holm``, ``bonferroni`` or ``none``.
-        family: Size of the family, if more than m; the p values that are lacking count as 1.
-
-    Returns:
-        Adjusted p values, (..., m).
+        family: Size of the family, if more than m; missing p values count as 1.
     """
     p = np.asarray(p_values, dtype=np.float64)
-    total = max(family or 0, p.shape[-1])
+    total = max(family, p.shape[-1])
     if correction == "none" or p.shape[-1] == 0:
         return p
     if correction == "bonferroni":

@@ -10,25 +10,24 @@ CORRECTIONS = ("max_t", "holm", "bonferroni", "none")
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of a study: a comparison of position schemes with a reference.
+    """The terms on which a study compares position schemes with a reference.
 
     Attributes:
-        name: Name of the study, also of its file ``configs/studies/<name>.yaml``.
+        name: Name of the study and of its file, ``configs/studies/<name>.yaml``.
         question: What the study answers, in words.
         reference: Position text that the others are compared with, such as ``"learned"``.
         metric: Key of a row's ``metrics``, one of `METRICS`.
         margin: Percentage points within which two schemes count as equal.
-        alpha: Error rate of the verdicts of the whole family, separately for differences and for equivalence; of each
-            single verdict where the correction is ``none``.
+        alpha: Error rate of the verdicts of the whole family, separately for differences and for equivalence; with the
+            correction ``none``, of each single verdict.
         correction: How p values are adjusted for the number of comparisons, one of `CORRECTIONS`; ``max_t`` judges all
             jointly (see `vitpos.analysis.signs`).
-        start: Where seeds are added until every comparison is decided, how many there are at first; 0 where their
-            number is fixed.
-        most: How many seeds there may be in all then.
-        family: How many comparisons were stated at first, if more than there are now.
+        start: Number of seeds at first, if seeds are added until every comparison is decided; 0 if it is fixed.
+        most: Largest number of seeds in that case.
+        family: Number of comparisons that were stated at first, if more than there are now.
 
     Raises:
-        VitposError: If a value is out of its range.
+        VitposError: A value is out of range.
     """
 
     name: str
@@ -45,9 +44,8 @@ class Terms:
     def __post_init__(self) -> None:
         for field in ("name", "reference"):
             if not getattr(self, field).strip():
-                raise VitposError(
-                    f"comparison.{field} is empty; it must name a {'study' if field == 'name' else 'scheme'}"
-                )
+                what = "study" if field == "name" else "scheme"
+                raise VitposError(f"comparison.{field} is empty; it must name a {what}")
         if self.metric not in METRICS:  # a margin in percentage points needs an accuracy
             raise unknown("metric", self.metric, METRICS)
         if not 0 <= self.margin <= 100:  # written so that NaN fails too
@@ -62,13 +60,8 @@ class Terms:
             )
 
     @property
-    def rule(self) -> str:
-        """How seeds come: ``settled`` where they are added until all is decided, else ``fixed``."""
-        return "settled" if self.start else "fixed"
-
-    @property
     def confidence(self) -> str:
-        """Confidence level of intervals as text: ``95 %``."""
+        """Confidence level of intervals: ``95 %``."""
         return f"{100 * (1 - self.alpha):g} %"
 
     @property

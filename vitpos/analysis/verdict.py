@@ -1,40 +1,36 @@
 """Who is compared with whom, the paired differences, and the verdict on each."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from vitpos.analysis import inference
-from vitpos.analysis.runs import Row, Variant, level_order
+from vitpos.analysis.runs import Row, Variant, setting_order
 from vitpos.analysis.terms import Terms
 from vitpos.errors import unknown
+from vitpos.text import seed_list
 
 VERDICTS = ("worse", "better", "equivalent", "undecided")
 
-# What two runs must share to be a pair: with another precision or generator, the same seed means another draw.
+# What two runs must share to be a pair: with another precision or generator, the same seed gives other draws.
 _PAIRED = ("data", "device", "precision", "format")
 
 
 def conditions(row: Row) -> dict[str, Any]:
-    """Returns under which conditions a run was made, by name; those of all runs should be the same."""
+    """Returns the conditions of a run, by name; those of all runs should be the same."""
     made = {key: value for key, value in row["environment"].items() if key != "sources"}
     return {**made, "data": f"{row['data']['name']} {row['data']['fingerprint']}", "format": row.get("format")}
 
 
 def pairs(variants: Iterable[Variant], reference: str) -> list[tuple[Variant, Variant]]:
-    """Returns the comparisons of a study, (candidate, reference) each.
+    """Returns the comparisons, (candidate, reference) each, of all variants of a study, planned or run.
 
     A candidate is compared with every variant of the reference position that agrees with it on all axes that both have:
-    a scheme that lacks an option is compared at each value that the reference has of it, and the other way round.
-
-    Args:
-        variants: All variants of the study, planned or run.
-        reference: Position text of the reference.
+    a scheme that lacks an option is compared at each value that the reference has of it, and vice versa.
     """
     distinct = sorted(set(variants))
     references = [v for v in distinct if v.position == reference]
@@ -51,22 +47,22 @@ def verdicts(
 ) -> pd.DataFrame:
     """Compares every candidate with the reference, paired by seed, and judges all comparisons as one family.
 
-    A run that failed or diverged is scored at chance, so that a scheme gains nothing by losing its worst runs; where
-    chance is not known, or half of the runs of a variant are lost, its comparisons are not judged.
+    A run that failed or diverged is scored at chance, so that a scheme gains nothing by losing its worst runs. If
+    chance is unknown, or half of the runs of a variant are lost, its comparisons are not judged.
 
     Args:
         runs: From `runs.frame`.
         terms: What was stated beforehand.
         failures: Failed runs: ``axes`` and ``seed``.
-        planned: All runs of the plan, the same; those that are neither done nor failed are missing.
+        planned: All planned runs, likewise; those that neither finished nor failed are missing.
 
     Returns:
-        One row per comparison, by setting and then the largest mean first. Columns: those of `pair_up`, those of
-        `inference.judge`, ``note``, and for comparisons in which a run is scored at chance ``mean_without`` and
-        ``without``, the verdict of the same without that seed.
+        One row per comparison, by setting and then by mean, the largest first. Columns: those of `pair_up` and of
+        `inference.judge`, ``note``, and where a run is scored at chance ``mean_without`` and ``without``, the mean and
+        the verdict without that seed.
 
     Raises:
-        VitposError: If no row has the metric.
+        VitposError: No row has the metric.
     """
     known = {name for row in runs["row"] for name in row["metrics"]}
     if terms.metric not in known:
@@ -74,98 +70,98 @@ def verdicts(
     found = compare(runs, terms, failures, planned)
     if found.empty:
         return found
-    seeds = sorted({seed for values in found["by_seed"] for seed in values}) or [0]
-    by_terms = partial(
-        inference.judge, margin=terms.margin, alpha=terms.alpha, correction=terms.correction,
-        family=terms.family or None, rule=terms.rule,
-    )  # fmt: skip
+    run = sorted({seed for values in found["by_seed"] for seed in values}) or [0]
 
     def judge(column: str) -> pd.DataFrame:
-        table = np.array([[values.get(s, math.nan) for s in seeds] for values in found[column]], dtype=float)
-        judged = by_terms(np.where(found[["testable"]], table, math.nan))
-        for i in np.flatnonzero(~found["testable"]):  # has a mean and a deviation none the less
-            shown = by_terms(table[[i]]).iloc[0]
-            for name in ("n", "mean", "sd", "single_low", "single_high", "g"):
-                judged.loc[i, name] = shown[name]
-        return judged
+        differences = pd.DataFrame(found[column].tolist()).reindex(columns=run)
+        return inference.judge(differences.to_numpy(dtype=float), terms, found["testable"].to_numpy())
 
     result = found.join(judge("by_seed"))
     if (scored := found["scored"].map(len) > 0).any():
         other = judge("finished")
         result[["mean_without", "without"]] = other.loc[scored, ["mean", "verdict"]]
     result["note"] = [_note(terms, d) for _, d in result.iterrows()]
-
-    def place(i: int) -> tuple[Any, ...]:
-        mean = result["mean"][i]
-        at = [(axis, level_order(value)) for axis, value in result["setting"][i]]
-        return (at, math.isnan(mean), 0 if math.isnan(mean) else -mean, result["candidate"][i])
-
-    return result.loc[sorted(result.index, key=place)].reset_index(drop=True)
+    order = sorted(
+        result.itertuples(),
+        key=lambda d: (setting_order(d.setting), -np.nan_to_num(d.mean, nan=-math.inf), d.candidate),
+    )
+    return result.loc[[d.Index for d in order]].reset_index(drop=True)
 
 
 def compare(runs: pd.DataFrame, terms: Terms, failures: Sequence[Row], planned: Sequence[Row]) -> pd.DataFrame:
-    """Pairs the runs of all comparisons of a study, without judging them (see `verdicts`), a row of `pair_up` each."""
-    lost = {(Variant.of(f["axes"]), int(f["seed"])) for f in failures}
-    wanted = {(Variant.of(p["axes"]), int(p["seed"])) for p in planned} | lost
-    variants = {*runs["variant"], *(variant for variant, _ in wanted)}
-    seeds = {*runs["seed"], *(seed for _, seed in wanted)}
+    """Pairs the runs of all comparisons of a study without judging them (see `verdicts`): one row of `pair_up` each."""
+    lost: dict[Variant, set[int]] = {}
+    for failure in failures:
+        lost.setdefault(Variant.of(failure["axes"]), set()).add(int(failure["seed"]))
+    variants = {*runs["variant"], *lost, *(Variant.of(p["axes"]) for p in planned)}
+    seeds = {*runs["seed"].tolist(), *(int(run["seed"]) for run in (*failures, *planned))}
     classes = {len(row["per_class"]["names"]) for row in runs["row"] if row.get("per_class")}
     chance = 100 / classes.pop() if len(classes) == 1 else math.nan
-    return pd.DataFrame([pair_up(runs, c, r, seeds, lost, chance) for c, r in pairs(variants, terms.reference)])
+    grouped = by_seed(runs)
+    return pd.DataFrame([pair_up(grouped, *pair, seeds, lost, chance) for pair in pairs(variants, terms.reference)])
+
+
+def by_seed(runs: pd.DataFrame) -> dict[Variant, tuple[dict[int, Row], dict[int, float]]]:
+    """Returns by variant its rows and its accuracies, both by seed; runs without an accuracy have only a row."""
+    found: dict[Variant, tuple[dict[int, Row], dict[int, float]]] = {}
+    for run in runs.itertuples():
+        rows, accuracies = found.setdefault(run.variant, ({}, {}))
+        rows[run.seed] = run.row
+        if math.isfinite(run.accuracy):
+            accuracies[run.seed] = run.accuracy
+    return found
 
 
 def pair_up(
-    runs: pd.DataFrame,
+    runs: Mapping[Variant, tuple[dict[int, Row], dict[int, float]]],
     candidate: Variant,
     reference: Variant,
-    seeds: Collection[int],
-    lost: Collection[tuple[Variant, int]] = (),
-    chance: float = math.nan,
+    seeds: Set[int],
+    lost: Mapping[Variant, Set[int]],
+    chance: float,
 ) -> dict[str, Any]:
     """Pairs the runs of two variants by seed.
 
     Args:
-        runs: From `runs.frame`.
+        runs: From `by_seed`.
         candidate: The variant that is judged.
         reference: The variant that it is compared with.
         seeds: All seeds of the study.
-        lost: Variant and seed of runs that failed.
-        chance: Accuracy at which a lost run is scored; NaN where that is not known.
+        lost: Seeds of runs that failed, by variant.
+        chance: Accuracy at which a lost run is scored; NaN if unknown.
 
     Returns:
         ``candidate``, ``reference``, ``scheme`` (position text), ``setting`` (values of the other axes); ``finished``,
-        the difference by seed of the pairs that ran, ``by_seed``, the same with lost runs scored at chance, ``scored``,
-        the seeds of which that is so; ``ours`` and ``theirs``, all rows of the two by seed; ``testable`` and ``notes``.
+        the difference by seed of pairs that ran; ``by_seed``, the same with lost runs scored at chance; ``scored``, the
+        seeds for which they are; ``ours`` and ``theirs``, all rows of the two by seed; ``testable`` and ``notes``.
     """
-    notes, testable, scores, bad = [], True, [], {}
-    both = [runs[runs["variant"] == v].set_index("seed") for v in (candidate, reference)]
-    for variant, own in zip((candidate, reference), both, strict=True):
-        failed = {s for v, s in lost if v == variant} - set(own.index)
-        bad[variant] = sorted(failed | set(own.index[own["accuracy"].isna()]))
-    scored = math.isfinite(chance) and all(2 * len(which) < len(seeds) for which in bad.values())
-    for who, which, own in zip(("the scheme", "the reference"), bad.values(), both, strict=True):
+    notes, testable, both = [], True, (candidate, reference)
+    (a, b), finite = zip(*(runs.get(v, ({}, {})) for v in both), strict=True)
+    bad = [
+        sorted((lost.get(v, set()) | own.keys()) - ran.keys()) for v, own, ran in zip(both, (a, b), finite, strict=True)
+    ]
+    scored = math.isfinite(chance) and all(2 * len(which) < len(seeds) for which in bad)
+    for who, which, own in zip(("the scheme", "the reference"), bad, (a, b), strict=True):
         if which:
             testable = scored
-            how = f"scored at chance, {chance:g} %" if scored else "no verdict without it"
-            notes.append(f"{who} failed or diverged with {_seeds(which)}: {how}")
-        if missing := sorted(set(seeds) - set(own.index) - set(which)):
-            notes.append(f"no run of {who} with {_seeds(missing)}")
-        known = own["accuracy"].dropna()
-        scores.append(pd.concat([known, pd.Series(chance, which)]) if scored and which else known)
-    a, b = both
-    foreign = {s: _foreign(a["row"][s], b["row"][s]) for s in sorted(set(a.index) & set(b.index))}
+            how = f"scored at chance, {chance:g} %" if scored else "so no verdict"
+            notes.append(f"{who} failed or diverged with {seed_list(which)}, {how}")
+        if missing := seeds - own.keys() - set(which):
+            notes.append(f"{who} has no run with {seed_list(missing)}")
+    foreign = {s: _foreign(a[s], b[s]) for s in sorted(a.keys() & b.keys())}
     if unpaired := [s for s, what in foreign.items() if what]:
         what = dict.fromkeys(key for s in unpaired for key in foreign[s])
-        notes.append(f"{_seeds(unpaired)} not paired: the two runs differ in {', '.join(what)}")
+        notes.append(f"{seed_list(unpaired)} not paired: the runs differ in {', '.join(what)}")
+    scores = [dict.fromkeys(which, chance) | ran if scored else ran for which, ran in zip(bad, finite, strict=True)]
     finished, differences = (
-        {int(s): float(x) for s, x in (ours - theirs).dropna().sort_index().items() if not foreign.get(s)}
-        for ours, theirs in ([a["accuracy"], b["accuracy"]], scores)
+        {s: ours[s] - theirs[s] for s in sorted(ours.keys() & theirs.keys()) if not foreign.get(s)}
+        for ours, theirs in (finite, scores)
     )
-    made = {_sources(own["row"][s]) for s in finished for own in both} - {""}
+    made = {_sources(own[s]) for s in finished for own in (a, b)} - {""}
     if len(made) > 1:
         testable = False
-        notes.append(f"the runs were trained by {len(made)} versions of the code: no verdict over them")
-    notes += _mixed([(s, a["row"][s], b["row"][s]) for s in finished])
+        notes.append(f"the runs were trained with {len(made)} versions of the code, so no verdict")
+    notes += _mixed([(s, a[s], b[s]) for s in finished])
     return {
         "candidate": candidate,
         "reference": reference,
@@ -174,54 +170,48 @@ def pair_up(
         "finished": finished,
         "by_seed": differences,
         "scored": sorted(set(differences) - set(finished)),
-        "ours": a["row"].to_dict(),
-        "theirs": b["row"].to_dict(),
+        "ours": a,
+        "theirs": b,
         "testable": testable,
         "notes": notes,
     }
 
 
 def _foreign(ours: Row, theirs: Row) -> list[str]:
-    """Names what keeps two runs of one seed from being a pair."""
-    differ = [key for key in _PAIRED if conditions(ours).get(key) != conditions(theirs).get(key)]
-    made = {_sources(ours), _sources(theirs)} - {""}
-    return [*differ, *(["training code"] if len(made) > 1 else [])]
+    a, b = conditions(ours), conditions(theirs)
+    differ = [key for key in _PAIRED if a.get(key) != b.get(key)]
+    return differ + (["training code"] if len({_sources(ours), _sources(theirs)} - {""}) > 1 else [])
 
 
 def _sources(row: Row) -> str:
-    """Returns the digests of the sources that trained a run, joined; empty for a row that does not say."""
+    """Returns the digests of the sources that trained a run, joined; empty if not recorded."""
     return " ".join(row["environment"].get("sources") or ())
 
 
 def _note(terms: Terms, d: pd.Series) -> str:
     notes = list(d["notes"])
     if d["scored"]:
-        notes.append(
-            f"without {_seeds(d['scored'])} the mean is {d['mean_without']:+.2f} and the verdict {d['without']}"
-        )
+        without = f"the mean is {d['mean_without']:+.2f} and the verdict {d['without']}"
+        notes.append(f"without {seed_list(d['scored'])} {without}")
     if d["n"] < 2:
-        notes.append("one pair of seeds, no variance to judge by" if d["n"] else "no pair of seeds")
+        notes.append("only one pair of seeds, so no variance" if d["n"] else "no pair of seeds")
     elif not d["sd"]:
         same = "0 (the same computation twice?)" if d["mean"] == 0 else f"{d['mean']:+.2f}"
-        notes.append(f"all differences are {same}, no variance for an interval")
+        notes.append(f"all differences are {same}, so no variance")
     if d["verdict"] == "equivalent" and d["p"] <= terms.alpha:
-        notes.append("a difference, but within the margin")
+        notes.append("there is a difference, but within the margin")
     return "; ".join(notes)
 
 
 def _mixed(made: Sequence[tuple[int, Row, Row]]) -> list[str]:
-    """Says where the two runs of a pair, or the pairs, were made under conditions that differ."""
-    pairs_ = [(seed, conditions(a), conditions(b)) for seed, a, b in made]
-    keys = list(dict.fromkeys(key for _, a, b in pairs_ for key in (*a, *b)))
+    """Notes conditions that differ between the two runs of a pair, or between pairs."""
+    ours, theirs = ({seed: conditions(pair[i]) for seed, *pair in made} for i in (0, 1))
+    keys = list(dict.fromkeys(key for seed in ours for key in (*ours[seed], *theirs[seed])))
     within: dict[tuple[str, ...], list[int]] = {}
-    for seed, a, b in pairs_:
-        if differ := tuple(key for key in keys if a.get(key) != b.get(key)):
+    for seed in ours:
+        if differ := tuple(key for key in keys if ours[seed].get(key) != theirs[seed].get(key)):
             within.setdefault(differ, []).append(seed)
-    notes = [f"the two runs of {_seeds(seeds)} differ in {', '.join(what)}" for what, seeds in within.items()]
-    changed = {key for what in within for key in what}
-    varied = [key for key in keys if key not in changed and len({str(a.get(key)) for _, a, _ in pairs_}) > 1]
+    notes = [f"the paired runs with {seed_list(seeds)} differ in {', '.join(what)}" for what, seeds in within.items()]
+    same = [key for key in keys if not any(key in what for what in within)]
+    varied = [key for key in same if len({str(own.get(key)) for own in ours.values()}) > 1]
     return [*notes, f"the pairs differ in {', '.join(varied)}"] if varied else notes
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

@@ -1,7 +1,4 @@
-"""Sentences of a report that take code: the answer, what to know before quoting it, notes, and shared settings.
-
-All return Markdown. The rest of the report's prose is in ``templates/report.md.j2``.
-"""
+"""Phrases of a report that take code to build. They are Markdown; the prose is in ``templates/report.md.j2``."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,53 +7,57 @@ from typing import Any
 import pandas as pd
 
 from vitpos.analysis.runs import Row
-from vitpos.analysis.tables import Table, setting_label
+from vitpos.analysis.tables import MOST, setting_label
 from vitpos.analysis.terms import Terms
 from vitpos.analysis.verdict import conditions
-from vitpos.text import code, duration, escape, minus, number, plural, span
+from vitpos.text import code, duration, escape, minus, number, plural, seed_list, span
 
-_LISTED = 6  # a sentence with more names is not read
+_LISTED = 6  # a sentence with more names is hard to read
 
 
 def listing(names: Iterable[object]) -> str:
     """Joins names as code: ```a`, `b```."""
-    return ", ".join(map(code, dict.fromkeys(map(str, names))))
+    distinct = list(dict.fromkeys(map(str, names)))
+    more = f" and {len(distinct) - MOST:,} more" if len(distinct) > MOST else ""
+    return ", ".join(map(code, distinct[:MOST])) + more
 
 
 def answer(found: pd.DataFrame, terms: Terms) -> list[str]:
-    """Answers for each candidate whether it is as good as the reference: a line for yes, partly, no and open each.
+    """Answers for each candidate whether it is as good as the reference: one line each for yes, partly, no and open.
 
-    A candidate is as good where it is better or equivalent; one that was compared in several settings and is not the
-    same in all of them is partly so, or open where some are undecided.
+    A candidate is as good where it is better or equivalent. One with different verdicts in several settings is partly
+    as good, or open if some are undecided.
     """
     if found.empty:
         return [f"There is nothing to compare with {code(terms.reference)} yet."]
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[str, dict[str, list[str]]] = {head: {} for head in ("Yes", "Partly", "No", "Not decided")}
     for scheme, own in found.groupby("scheme", sort=False):
-        reasons = own["verdict"] + own["reason"].map(lambda reason: f" ({reason})" if reason else "")
-        kinds = list(dict.fromkeys(own["verdict"]))
-        good = {"better", "equivalent"} & set(kinds)
-        head = "No" if not good else "Yes" if "worse" not in kinds else "Partly"
-        head = "Not decided" if "undecided" in kinds else head
-        says = (
-            ", ".join(_share(own, kind) for kind in kinds) if len(kinds) > 1 else " and ".join(dict.fromkeys(reasons))
-        )
-        groups.setdefault((head, says), []).append(f"{code(scheme)} ({_range(own)})")
+        counts = Counter(own["verdict"])
+        head = "Not decided" if counts["undecided"] else "No" if counts["worse"] == len(own) else "Yes"
+        head = "Partly" if head == "Yes" and counts["worse"] else head
+        says = ", ".join(f"{verdict} in {n} of its {len(own)} settings" for verdict, n in counts.items() if n)
+        if len(set(own["verdict"])) == 1:
+            reasons = own["reason"].map(lambda reason: f" ({reason})" if reason else "")
+            says = " and ".join(dict.fromkeys(own["verdict"] + reasons))
+        says = says.replace("equivalent", f"equivalent (within {terms.margin_label})")
+        ends = dict.fromkeys(minus(number(x, sign=True)) for x in (own["mean"].max(), own["mean"].min()))
+        settings = f" in {len(own)} settings" if len(own) > 1 else ""
+        groups[head].setdefault(says, []).append(f"{code(scheme)} ({' to '.join(ends)}{settings})")
     lines = []
-    for head in ("Yes", "Partly", "No", "Not decided"):
+    for head, verdicts in groups.items():
         clauses = []
-        for (which, says), who in groups.items():
-            if which == head:
-                names = f"{len(who)} schemes, from {who[0]} to {who[-1]}," if len(who) > _LISTED else _and(who)
-                clauses.append(f"{names} {'is' if len(who) == 1 else 'are'} {_said(says, terms)}")
+        for says, who in verdicts.items():
+            names = " and ".join(filter(None, (", ".join(who[:-1]), who[-1])))
+            if len(who) > _LISTED:
+                names = f"{len(who)} schemes, from {who[0]} to {who[-1]},"
+            clauses.append(f"{names} {'is' if len(who) == 1 else 'are'} {says}")
         if clauses:
-            more = _open(found) if head == "Not decided" else ""
-            lines.append(f"**{head}:** {'; '.join(clauses)}.{more}")
+            lines.append(f"**{head}:** {'; '.join(clauses)}.{_open(found) if head == 'Not decided' else ''}")
     return lines
 
 
 def _open(found: pd.DataFrame) -> str:
-    """Says what is indicated about undecided comparisons, and how many seeds they take."""
+    """Formats what is indicated about undecided comparisons, and how many seeds they would take."""
     own = found[found["verdict"] == "undecided"]
     parts = [
         f" Indicated, if differences are normal: {listing(own[own['indicated'] == what]['scheme'])} {what}."
@@ -71,147 +72,48 @@ def _open(found: pd.DataFrame) -> str:
     return "".join(parts)
 
 
-def _share(own: pd.DataFrame, kind: str) -> str:
-    return f"{kind} in {int((own['verdict'] == kind).sum())} of its {len(own)} settings"
+def origins(runs: pd.DataFrame) -> dict[str, Any]:
+    """Finds runs made with different sources, with sources that changed half-way, or with uncommitted changes.
 
-
-def _range(own: pd.DataFrame) -> str:
-    ends = dict.fromkeys(number(x, sign=True) for x in (own["mean"].max(), own["mean"].min()))
-    return minus(" to ".join(ends)) + (f" in {len(own)} settings" if len(own) > 1 else "")
-
-
-def _and(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def _said(verdict: str, terms: Terms) -> str:
-    return verdict.replace("equivalent", f"equivalent (within {terms.margin_label})")
-
-
-def warnings(
-    runs: pd.DataFrame,
-    found: pd.DataFrame,
-    terms: Terms,
-    failures: Sequence[Row],
-    missing: int,
-    written: Mapping[str, Table],
-) -> list[str]:
-    """Returns what a reader must know before quoting the answer."""
-    lines, few = [], found[found["reason"] == "too few seeds"] if len(found) else found
-    if runs["seed"].nunique() == 1:
-        lines.append("There is only one seed: no verdict is possible, and nothing here shows how much seeds vary.")
-    elif len(few):
-        lines.append(
-            f"{plural(int(few['n'].max()), 'pair')} of seeds cannot decide {plural(len(found), 'comparison')}, "
-            "whatever the result: the smallest p value that the test can give is above alpha."
-        )
-    if failures:
-        lines.append(f"{plural(len(failures), 'run')} failed (see Caveats).")
-    if missing:
-        lines.append(
-            f"{plural(missing, 'planned run')} {'is' if missing == 1 else 'are'} missing: verdicts are preliminary."
-        )
-    if bad := int(runs["accuracy"].isna().sum()):
-        lines.append(f"{plural(bad, 'run')} {'has' if bad == 1 else 'have'} no finite {terms.metric_label}.")
-    if len(found) and len(same := found[(found["n"] > 1) & (found["sd"] == 0)]):
-        who = listing(same["scheme"])
-        lines.append(f"The difference is the same for every seed, so there is no variance to judge by: {who}.")
-    if not terms.margin:
-        lines.append("The margin is 0, so equivalence cannot be shown.")
-    lines += origins(runs)
-    differing = [(d.scheme, phrases) for d, phrases in
-                 zip(found.itertuples(), written["confounds"].facts["phrases"], strict=True) if phrases]  # fmt: skip
-    if differing:
-        lines.append(
-            f"Confounders: in {len(differing)} of {plural(len(found), 'comparison')} the scheme also differs from the "
-            f"reference in something else, e.g. {code(differing[0][0])}: {escape('; '.join(differing[0][1]))}."
-        )
-    if edges := written["tuning"].facts["edges"]:
-        lines.append(f"Tuning chose the edge of its grid for {plural(len(edges), 'variant')} (see Tuning).")
-    return lines
-
-
-def amended(changes: Sequence[str]) -> list[str]:
-    """Says that the study is not what was stated at first, which its error rate holds for."""
-    return [
-        f"{escape(change[0].upper() + change[1:])}. The error rate that was stated is then not guaranteed."
-        for change in changes
-    ]
-
-
-def origins(runs: pd.DataFrame) -> list[str]:
-    """Says where runs were made by sources that differ, that changed half-way or that no commit holds."""
+    Returns:
+        ``states`` of the sources, each with its runs in words; how many of them are ``known``; how many kinds of
+        ``hardware``; ``halves``, the runs whose sources changed, in words; ``dirty``, the commit of each run with
+        uncommitted changes.
+    """
     made = [row["environment"] for row in runs["row"]]
+    sources = pd.Series([tuple(e.get("sources") or ()) for e in made], runs.index)
+    commits = [str(e.get("commit")) for e in made]
     names = [
-        " then ".join(map(code, e["sources"])) if e.get("sources") else f"unknown at commit {code(e.get('commit'))}"
-        for e in made
+        " then ".join(map(code, source)) or f"commit {code(commit)}, sources not recorded"
+        for source, commit in zip(sources, commits, strict=True)
     ]
-    lines, states = [], list(dict.fromkeys(names))
-    known = {tuple(e["sources"]) for e in made if e.get("sources")}
-    if len(states) > 1:
-        whose = "; ".join(f"{state}: {_runs(runs[[name == state for name in names]])}" for state in states)
-        lines.append(
-            f"The runs come from {len(states)} states of vitpos's sources ({whose}). If schemes react differently to "
-            "that, verdicts are wrong more often than alpha says."
-            + (" Comparisons over several known states are not judged." if len(known) > 1 else "")
-        )
-    if len(kinds := {str(e.get("hardware")) for e in made}) > 1:
-        lines.append(f"The runs were made on {len(kinds)} kinds of hardware, to which the same applies.")
-    if any(halves := [len(e.get("sources") or ()) > 1 for e in made]):
-        lines.append(
-            f"The sources changed half-way, between an interruption and its resumption, in {_runs(runs[halves])}."
-        )
-    if any(dirty := [str(e.get("commit", "")).endswith("+") for e in made]):
-        commits = listing(e["commit"] for e, changed in zip(made, dirty, strict=True) if changed)
-        lines.append(
-            f"{plural(sum(dirty), 'run')} used sources with changes that no commit holds ({commits}): the commit alone "
-            "does not bring them back."
-        )
-    return lines
+    return {
+        "states": {name: _runs(own) for name, own in runs.groupby(pd.Series(names, runs.index), sort=False)},
+        "known": len(set(sources) - {()}),
+        "hardware": len({str(e.get("hardware")) for e in made}),
+        "halves": _runs(runs[sources.map(len) > 1]),
+        "dirty": [commit for commit in commits if commit.endswith("+")],
+    }
 
 
 def _runs(runs: pd.DataFrame) -> str:
     """Names runs, or counts them by seed where they are many."""
     if len(runs) <= 4:
         return ", ".join(f"{code(v.label)} seed {seed}" for v, seed in zip(runs["variant"], runs["seed"], strict=True))
-    seeds = sorted(set(runs["seed"]))
-    shown = ", ".join(map(str, seeds[:8])) + (", ..." if len(seeds) > 8 else "")
-    return f"{len(runs)} runs of seed{'s' if len(seeds) > 1 else ''} {shown}"
-
-
-def forest_alt(found: pd.DataFrame) -> str:
-    """Says in short what the forest plot shows, as far as a sentence may."""
-    return "; ".join(
-        f"{', '.join(filter(None, [d.scheme, setting_label(d.setting)]))} {number(d.mean, sign=True)}, {d.verdict}"
-        for d in found.head(2 * _LISTED).itertuples()
-    )
-
-
-def corrected(terms: Terms, family: int) -> str:
-    """Says how p values are corrected over the family."""
-    if terms.start:
-        return f"judged jointly by sign bets (closed mean of e-values) for {plural(family, 'comparison')}"
-    how = {"max_t": "judged jointly (max-T)", "holm": "corrected by Holm's method", "none": "not corrected"}
-    return f"{how.get(terms.correction, 'corrected by the method of Bonferroni')} for {plural(family, 'comparison')}"
+    return f"{len(runs)} runs with {seed_list(runs['seed'])}"
 
 
 def notes(found: pd.DataFrame) -> list[str]:
-    """Returns the notes of the verdicts, each once, with those to whom it belongs."""
-    lines = []
-    by_note = found.groupby("note", sort=False) if len(found) else ()
-    for note, own in by_note:
-        if note:
-            every = len(own) == len(found) > 1
-            lines.append(f"{'All comparisons' if every else listing(_whose(own, found))}: {escape(note)}.")
+    """Returns the notes of the verdicts, each once, with the comparisons to which it applies."""
+    lines, total = [], Counter(found["scheme"])
+    for note, own in found[found["note"] != ""].groupby("note", sort=False):
+        count, labels = Counter(own["scheme"]), []
+        for d in own.itertuples():
+            where = "" if count[d.scheme] == total[d.scheme] else setting_label(d.setting)
+            labels.append(", ".join(filter(None, (d.scheme, where))))
+        every = len(own) == len(found) > 1
+        lines.append(f"{'All comparisons' if every else listing(labels)}: {escape(note)}.")
     return lines
-
-
-def _whose(own: pd.DataFrame, found: pd.DataFrame) -> list[str]:
-    names = []
-    for _, d in own.iterrows():
-        all_of_them = (own["scheme"] == d["scheme"]).sum() == (found["scheme"] == d["scheme"]).sum()
-        names.append(d["scheme"] if all_of_them else ", ".join([d["scheme"], *(f"{k}={v}" for k, v in d["setting"])]))
-    return names
 
 
 def mixed(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
@@ -235,20 +137,17 @@ def common(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def ran_on(rows: Sequence[Row], packages: Sequence[str]) -> dict[str, str]:
-    """Says on what the runs were made."""
-
-    def either(values: Iterable[Any]) -> str:
-        return " / ".join(dict.fromkeys(map(str, values)))
-
-    environments, data = [row["environment"] for row in rows], [row["data"] for row in rows]
+    """Describes hardware, software and data of the runs, by heading."""
+    environments = [row["environment"] for row in rows]
     versions = [key for key in ("vitpos", *packages, "python") if key in environments[0]]
     sizes = "{name}, {train:,} training, {val:,} validation and {test:,} test images, fingerprint {fingerprint}"
-    return {
-        "Hardware": either(e.get("hardware") for e in environments),
-        "Precision": either(e.get("precision") for e in environments),
-        "Versions": either(", ".join(f"{key} {e.get(key)}" for key in versions) for e in environments),
-        "Commit": either(e.get("commit") for e in environments),
-        "Sources of vitpos": either(" then ".join(e.get("sources") or ["unknown"]) for e in environments),
-        "Data": either(sizes.format(**d) for d in data),
-        "Training time": f"{duration(sum(row['seconds'] for row in rows))} in all, {plural(len(rows), 'run')}",
+    found = {
+        "Hardware": [e.get("hardware") for e in environments],
+        "Precision": [e.get("precision") for e in environments],
+        "Versions": [", ".join(f"{key} {e.get(key)}" for key in versions) for e in environments],
+        "Commit": [e.get("commit") for e in environments],
+        "Sources of vitpos": [" then ".join(e.get("sources") or ["unknown"]) for e in environments],
+        "Data": [sizes.format(**row["data"]) for row in rows],
+        "Training time": [f"{duration(sum(row['seconds'] for row in rows))} in all, {plural(len(rows), 'run')}"],
     }
+    return {what: " / ".join(dict.fromkeys(map(str, values))) for what, values in found.items()}

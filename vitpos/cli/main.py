@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
+import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ from vitpos.paths import expand
 
 STUDY = (
     "A study file states a comparison before it runs: schemes, seeds, reference, margin. Finished runs are skipped, "
-    "interrupted ones go on from their last epoch."
+    "interrupted ones go on from their last checkpoint."
 )
 
 
@@ -29,7 +31,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The words after ``vitpos``; left out, those of the process.
 
     Returns:
-        0 where all went well, 1 where runs of a study failed, 2 for a user's mistake, 130 for an interrupt.
+        0 where all went well, 1 where runs of a study failed, 2 for a user's mistake, 128 and the signal's number for
+        an interrupt.
     """
     words = list(sys.argv[1:] if args is None else args)
     try:
@@ -45,12 +48,12 @@ def main(args: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(visible(f"vitpos: error: {error.filename or 'output'}: {error.strerror or error}"), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         way = "again goes on where this one stopped"
         if words and words[0] in fit.COMMANDS:
-            way = "with --ckpt_path last goes on after the last finished epoch, if there is one"
+            way = "with --ckpt_path last goes on from the last checkpoint, if there is one"
         print(f"vitpos: interrupted; the same command {way}", file=sys.stderr)
-        return 130
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
 
 
 def settle_environment() -> None:
@@ -78,7 +81,7 @@ class Parser(argparse.ArgumentParser):
             VitposError: Always.
         """
         if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
-            raise unknown(message.split()[1].lower(), found[1], re.findall(r"[\w-]+", found[2]))
+            raise unknown(message.split()[1].lower().rstrip(":"), found[1], re.findall(r"[\w-]+", found[2]))
         if found := re.search(r"unrecognized arguments: (-[^\s=]*)", message):
             raise unknown("option", found[1], set(option_names(self)))
         raise VitposError(f"{message} (see {self.prog} --help)")
@@ -108,10 +111,10 @@ def add_study(commands: argparse._SubParsersAction[Any]) -> None:
     study = commands.add_parser("study", help="run a comparison and report its verdict", description=STUDY)
     actions = study.add_subparsers(title="actions", required=True, metavar="ACTION")
     for action, text in {
-        "plan": "say how many seeds a verdict takes, at what power, and what that costs in time",
-        "run": "do the runs that are missing, then report",
-        "status": "say which runs are done, failed or missing",
-        "report": "write the report from the results there are",
+        "plan": "print the seeds needed for a verdict, the power, and the time it takes",
+        "run": "carry out the missing runs, then write the report",
+        "status": "list which runs are done, running, failed or missing",
+        "report": "write the report from the results so far",
     }.items():
         sub = actions.add_parser(action, help=text, description=text)
         sub.add_argument("file", type=expand, help="study file, such as configs/studies/quickstart.yaml")
@@ -122,15 +125,78 @@ def add_study(commands: argparse._SubParsersAction[Any]) -> None:
             sub.add_argument("--sd", type=float, help="deviation of paired differences in points (else measured)")
         if action in ("plan", "run"):
             sub.add_argument(
-                "--workers", type=positive, help="runs at a time (one per processor; on a GPU, up to four)"
+                "--workers", type=positive, help="runs at a time (one per core; on GPUs as many as is fastest)"
             )
+        if action == "run":
+            add_engine(sub)
+
+
+def add_engine(run: argparse.ArgumentParser) -> None:
+    """Adds the options that say where runs are carried out, and what they may use."""
+    run.add_argument(
+        "--engine",
+        choices=("local", "ray", "submitit"),
+        default="local",
+        help="where runs are carried out (%(default)s)",
+    )
+    run.add_argument("--run-timeout", type=seconds, metavar="SECONDS", help="end runs that take longer (no limit)")
+    run.add_argument(
+        "--retries", type=whole, default=1, help="further attempts at a run that hung, was killed or crashed (1)"
+    )
+    run.add_argument("--fail-fast", action="store_true", help="stop after the first failed run")
+    run.add_argument("--cpus-per-run", type=amount, default=1, help="cores to reserve with Ray or SLURM (1)")
+    run.add_argument(
+        "--gpus-per-run", type=amount, help="GPUs to reserve with Ray or SLURM; with Ray, 0.25 lets four runs share one"
+    )
+    run.add_argument("--ray-address", help="address of a running Ray cluster (default: start one here)")
+    run.add_argument(
+        "--slurm",
+        type=pair,
+        action="append",
+        metavar="KEY=VALUE",
+        help="parameter of SLURM, such as partition=gpu; may be repeated",
+    )
 
 
 def positive(text: str) -> int:
     """Reads a whole number above 0."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"should be a whole number from 1, got {text!r}")
+    return whole(text, 1)
+
+
+def whole(text: str, least: int = 0) -> int:
+    """Reads a whole number."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
+        raise argparse.ArgumentTypeError(f"should be a whole number from {least}, got {text!r}")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Reads a time, which a clock can count to."""
+    return number(text, 1, 1e9, "a number of seconds")
+
+
+def amount(text: str) -> float:
+    """Reads how many processors or GPUs."""
+    return number(text, 0, 10_000, "a number")
+
+
+def number(text: str, low: float, high: float, what: str) -> float:
+    """Reads a number between two others."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"should be {what} from {low:,.0f} to {high:,.0f}, got {text!r}")
+    return value
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Reads ``KEY=VALUE``."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"should be KEY=VALUE, such as partition=gpu, got {text!r}")
+    return key, value
 
 
 def study_command(options: argparse.Namespace) -> int:

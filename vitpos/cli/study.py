@@ -6,15 +6,14 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vitpos.errors import VitposError, unknown
-from vitpos.study import plan, tuning
-from vitpos.study.plan import CHOSEN_BY, OPTION, Choice, Run, Study
+from vitpos.study import drawn, heartbeat, plan, tuning
+from vitpos.study.plan import CHOSEN_BY, OPTION, Run, Study
 from vitpos.study.results import Results
-from vitpos.study.seeds import amend, look, settle
-from vitpos.text import plural
+from vitpos.study.seeds import amend, looked, settle
 
 
 def command(options: argparse.Namespace) -> int:
@@ -23,7 +22,7 @@ def command(options: argparse.Namespace) -> int:
     Args:
         options: ``action``, ``file``, ``results`` (folder of all results), ``leave_old`` (whether results of an earlier
             version of the file are left out rather than refused), ``workers`` (runs at a time), ``sd`` (deviation of
-            paired differences to plan for).
+            paired differences to plan for), and for ``run`` those of the engine (see `vitpos.study.engines`).
 
     Returns:
         0, or 1 where runs failed.
@@ -31,7 +30,7 @@ def command(options: argparse.Namespace) -> int:
     Raises:
         VitposError: A user's mistake.
     """
-    action, file, workers = options.action, options.file, options.workers
+    action, file = options.action, options.file
     if not file.exists():
         raise unknown("study file", str(file), [str(path) for path in file.parent.glob("*.yaml")])
     results = Results(options.results / file.stem)
@@ -42,35 +41,38 @@ def command(options: argparse.Namespace) -> int:
     settled = settle(study, results)
     if not options.leave_old:
         results.refuse_strays(study)
+    results.reader.keep()
     if action == "plan":
         from vitpos.study.forecast import forecast
 
-        return forecast(settled, results, options.sd, workers)
+        return forecast(settled, results, options.sd, options.workers)
     if action == "status":
         return status(settled, results)
     if action == "report" and not results.stored():
         raise VitposError(f"study {study.comparison.name!r} has no finished runs to report on; run it first")
     failed = 0
     if action == "run":
-        failed = run(study, settled, results, workers)
+        failed = run(study, settled, results, options)
         settled = settle(study, results)
     if failed and not results.collect(settled)[0]:
         print(f"no run finished; why: vitpos study status {file}")
         return 1
-    report(settled, results, amended)
+    report(settled, results, amended, draw=action == "report")
+    results.reader.keep()
     return 1 if failed else 0
 
 
-def run(study: Study, settled: Study, results: Results, workers: int | None) -> int:
+def run(study: Study, settled: Study, results: Results, options: argparse.Namespace) -> int:
     """Does what has no whole result yet, and returns how many runs failed.
-
-    Where the study tunes, or adds seeds, a few seeds at a time are finished before the next are begun.
 
     Args:
         study: The study, with all seeds that there may be.
         settled: The same as its results have it so far.
         results: Its results.
-        workers: Runs at a time.
+        options: As `command`.
+
+    Raises:
+        VitposError: A mistake in a run's config, an engine that cannot work, or results that cannot be written.
     """
     trials = tuning.to_do(settled, results)
     missing = [run for run in settled.runs if results.row(run) is None]
@@ -82,72 +84,20 @@ def run(study: Study, settled: Study, results: Results, workers: int | None) -> 
         print(line, flush=True)
     if not missing and not trials:
         return 0
+    from vitpos.study import driver, engines
+
+    limits = engines.Limits(options.run_timeout, options.cpus_per_run, options.gpus_per_run)
+    asked = engines.Options(options.engine, limits, options.workers, options.ray_address, dict(options.slurm or ()))
+    engine = engines.make(asked, results)
+    due = [*trials, *(each for each in missing if each.tuned is not None)]
     with results.lock():
         results.keep(study)
-        for each in (*trials, *(each for each in missing if each.tuned is not None)):
-            if (results.of(each) / "result.json").exists() and results.row(
-                dataclasses.replace(each, test=False)
-            ) is None:
+        for each in due:
+            whole = results.row(dataclasses.replace(each, test=False))
+            if whole is None and (results.of(each) / "result.json").exists():
                 print(f"{each.label}: result.json is damaged or of another version; it is made again", flush=True)
-        check([*trials, *(each for each in missing if each.tuned is not None)], study, results)
-        return sum(do_seeds(study, results, workers))
-
-
-def do_seeds(study: Study, results: Results, workers: int | None) -> Iterator[int]:
-    """Does the seeds that are due, a few at a time, and yields how many runs of them failed."""
-    from vitpos.study.engine import default_workers
-
-    workers = workers or default_workers()
-    each_seed = max(1, sum(run.seed == study.runs[0].seed for run in study.trials or study.runs))
-    step, tried = max(1, workers // each_seed), set[int]()
-    while True:
-        settled = settle(study, results, step)
-        seeds = [seed for seed in dict.fromkeys(run.seed for run in settled.runs) if seed not in tried]
-        open_ = [seed for seed in seeds if any(run.seed == seed and not results.row(run) for run in settled.runs)]
-        if not open_:
-            return
-        now = set(open_[:step] if study.tune else open_)
-        tried |= now
-        carry_out([trial for trial in tuning.to_do(settled, results) if trial.seed in now], results, workers)
-        settled = settle(study, results, step)
-        for choice in settled.choices:
-            if choice.seed in now:
-                print(chosen(choice), flush=True)
-        missing = [run for run in settled.runs if run.seed in now and results.row(run) is None]
-        yield len([run for run in missing if run.tuned is None]) + carry_out(
-            [run for run in missing if run.tuned is not None], results, workers
-        )
-        if study.comparison.start:
-            print(looked(settled, results), flush=True)
-
-
-def looked(study: Study, results: Results) -> str:
-    """Says how far a study is whose seeds are added until all is decided."""
-    whole, decided, comparisons = look(study, results)
-    return f"after {plural(whole, 'seed')}: {decided} of {plural(comparisons, 'comparison')} decided"
-
-
-def check(runs: list[Run], study: Study, results: Results) -> None:
-    """Prepares each variant and each tried value once, since a mistake should show before hours of training."""
-    from vitpos.study.run import prepare
-
-    first = {**{repr(run.trial): run for run in runs[::-1]}, **{repr(run.axes): run for run in runs[::-1]}}
-    for run in {run.hash: run for run in first.values()}.values():
-        try:
-            prepare(run, results.of(run))
-        except VitposError as error:
-            raise VitposError(f"{study.path}, {run.label}: {error}") from error
-
-
-def carry_out(runs: list[Run], results: Results, workers: int | None) -> int:
-    """Does runs, several at a time, and returns how many failed."""
-    from vitpos.study.engine import default_workers, run_all
-
-    if not runs:
-        return 0
-    count = min(workers or default_workers(), len(runs))
-    print(f"{count} at a time; results go to {results.folder}", flush=True)
-    return run_all(runs, results, workers=count)
+        driver.check(due, study, results)
+        return driver.carry_out(study, results, engine, retries=options.retries, fail_fast=options.fail_fast)
 
 
 def once(study: Study) -> list[str]:
@@ -160,26 +110,13 @@ def once(study: Study) -> list[str]:
     return lines
 
 
-def chosen(choice: Choice) -> str:
-    """Says what tuning chose for a variant and seed."""
-    others = (f"{k}={v}" for k, v in choice.axes.items() if k != "position")
-    name = ", ".join([choice.axes["position"], *others, f"seed {choice.seed}"])
-    if choice.values is None:
-        return f"tuning {name}: {choice.error or 'not yet chosen, trials are missing'}"
-    values = ", ".join(
-        f"{k}={v}" + (", the edge of its grid" if k in choice.edge else "") for k, v in choice.values.items()
-    )
-    lost = [", ".join(map(str, point.values())) for point, score in choice.scores if score is None]
-    return f"tuning {name}: {values}" + (f"; no score for {'; '.join(lost)}" if lost else "")
-
-
 def status(study: Study, results: Results) -> int:
     """Prints a line per trial and run, and counts; returns 0."""
     for line in once(study):
         print(line)
     if study.trials:
         print(f"tuning: {states(study.trials, results, CHOSEN_BY)}")
-        print("\n".join(map(chosen, study.choices)))
+        print("\n".join(map(tuning.chosen, study.choices)))
     print(states(study.runs, results, study.comparison.metric))
     if study.comparison.start:
         print(f"{looked(study, results)}; {study.comparison.most} seeds at most")
@@ -190,39 +127,58 @@ def states(runs: tuple[Run, ...], results: Results, metric: str) -> str:
     """Prints a line per run, and returns how many are in each state."""
     counts: Counter[str] = Counter()
     for run in runs:
-        row, failure = results.row(run), results.failure(run) if run.tuned is not None else None
-        if row:
-            value = row["metrics"].get(metric)
-            state, detail = "done", f"{metric} {value:.4f}" if value is not None else f"no {metric}"
-        elif failure or run.blocked:
-            state, detail = "failed", failure["error"] if failure else run.blocked
-        elif run.tuned is None:
-            state, detail = "waiting", "for tuning"
-        else:
-            trained = run.trial and run.test  # only its test is
-            begun = not trained and (results.of(run) / "last.ckpt").exists()
-            state, detail = "started" if begun else "missing", "its test" if trained else ""
+        state, detail = state_of(run, results, metric)
         counts[state] += 1
-        print(f"{state:8}{run.label}  {detail}".rstrip())
+        print(f"{state:<10}{run.label}  {detail}".rstrip())
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
-def report(study: Study, results: Results, amended: list[str]) -> None:
-    """Writes the report and prints the verdict; `amended` is what changed in the study since there were results."""
-    from vitpos.analysis import report
-    from vitpos.study import summary
+def state_of(run: Run, results: Results, metric: str) -> tuple[str, str]:
+    """Says in a word how far a run is, with details."""
+    if row := results.row(run):
+        value = row["metrics"].get(metric)
+        return "done", f"{metric} {value:.4f}" if value is not None else f"no {metric}"
+    if run.tuned is None:
+        return ("failed", run.blocked) if run.blocked else ("waiting", "for tuning")
+    beat = heartbeat.read(results.of(run))
+    if beat and beat.alive:
+        return "running", f"{beat.progress}; {beat.place}"
+    if failure := results.failure(run):
+        return "failed", failure["error"]
+    if beat:
+        return "abandoned", f"{beat.progress}; {beat.place}; goes on from its checkpoint with the next study run"
+    if run.trial and run.test:  # it is trained
+        return "missing", "its test"
+    return ("started" if (results.of(run) / "last.ckpt").exists() else "missing"), ""
 
+
+def report(study: Study, results: Results, amended: list[str], *, draw: bool = True) -> None:
+    """Writes the report and prints the verdict.
+
+    Args:
+        study: The study, settled.
+        results: Its results.
+        amended: What changed in the study since there were results.
+        draw: Also where the report is up to date.
+    """
     with results.writing():
         rows, failures = results.collect(study)
-        background = report.Background(
-            planned=[{"axes": run.axes, "seed": run.seed} for run in study.runs],
-            text=study.path.read_text(encoding="utf-8-sig"),
-            tuning=[dataclasses.asdict(choice) for choice in study.choices],
-            amended=amended,
-        )
-        print()
-        print(report.write(study.comparison, rows, failures, results.folder, background))
-        summary.write_curves(rows, results.folder)
+        background: dict[str, Any] = {
+            "planned": [{"axes": run.axes, "seed": run.seed} for run in study.runs],
+            "text": study.path.read_text(encoding="utf-8-sig"),
+            "tuning": [dataclasses.asdict(choice) for choice in study.choices],
+            "amended": amended,
+        }
+        origin = drawn.origin(results.digests(rows), study.comparison, failures, background)
+        said = None if draw else drawn.said(results.folder, origin)
+        if said is None:
+            from vitpos.analysis import report
+            from vitpos.study import summary
+
+            said = report.write(study.comparison, rows, failures, results.folder, report.Background(**background))
+            summary.write_curves(rows, results.folder)
+            drawn.keep(results.folder, origin, said)
+    print(f"\n{said}")
     print(f"\nreport       {results.folder / 'report.html'} (the same as text: report.md)")
     print(f"curves       {beside_python('tensorboard')} --logdir {shlex.quote(str(results.folder))}")
 

@@ -14,19 +14,12 @@ import numpy as np
 import torch
 
 from vitpos.data.images import Images, Split
-from vitpos.paths import expand
+from vitpos.paths import cache as folder
 
 _FORMAT = 2  # increment when the contents of a cache file, the canonical order or the split change
 _PARTS = ("train", "val", "test")
 _ABANDONED = 600  # seconds since the last write after which a temporary file is considered abandoned
 _log = logging.getLogger(__name__)
-
-
-def folder() -> Path:
-    """Returns the cache folder: ``$VITPOS_CACHE``, else ``$XDG_CACHE_HOME/vitpos``, else ``~/.cache/vitpos``."""
-    if own := os.environ.get("VITPOS_CACHE"):
-        return expand(own)
-    return expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vitpos"
 
 
 def stamp(files: Iterable[Path]) -> str:

@@ -11,17 +11,18 @@ import numpy as np
 from vitpos.data import cache, cifar, folder, where
 from vitpos.data.images import Images, Raw, Split, canonical, say
 from vitpos.errors import VitposError, unknown
+from vitpos.paths import cache as cache_folder
 from vitpos.paths import expand
 
 __all__ = ["SOURCES", "Images", "Split", "load"]
 
 SOURCES = ("cifar10", "cifar100", "digits", "where", "folder")
+# Names a file of `lent_file`, which then stands for every name and root: for a worker on a machine without the data.
+LENT = "VITPOS_LENT_DATA"
 _log = logging.getLogger(__name__)
 
 
-def load(
-    name: str, root: str | Path | None = None, *, download: bool = False, task: str | None = None
-) -> Images:
+def load(name: str, root: str | Path | None = None, *, download: bool = False, task: str | None = None) -> Images:
     """Loads a data set as uint8 tensors in canonical order and split (see `vitpos.data.images.canonical`).
 
     ``digits`` is included in scikit-learn: 1,797 images of 8x8, scaled from 0..16 to 0..255. CIFAR is searched below
@@ -51,6 +52,8 @@ def load(
         )
     if task is not None:
         return where.load(task)
+    if lent := os.environ.get(LENT):
+        return _lent(Path(lent))
     if name == "digits":
         return _digits()
     if name == "folder":
@@ -84,6 +87,29 @@ def _prepare(name: str, files: tuple[Path, ...], decode: Callable[[], Raw]) -> I
             f"{test} of {len(images.test)} test images are also training or validation images"
         )
     _memo[name] = (stamp, images)
+    return images
+
+
+def lent_file(fingerprint: str) -> Path:
+    """Names the file of the cache for a data set that this machine lacks and was lent."""
+    return cache_folder() / f"lent-{fingerprint}.npz"
+
+
+def has_lent(fingerprint: str) -> bool:
+    """Tells whether the file of `lent_file` is there and whole."""
+    return cache.read(lent_file(fingerprint), fingerprint) is not None
+
+
+def keep_lent(images: Images) -> None:
+    """Writes the file of `lent_file`; logs where that cannot be done, as every write to the cache."""
+    cache.write(lent_file(images.fingerprint), images.fingerprint, images)
+
+
+@lru_cache(maxsize=1)
+def _lent(path: Path) -> Images:
+    images = cache.read(path, path.stem.removeprefix("lent-"))
+    if images is None:
+        raise VitposError(f"the data set that was lent to this machine is not in {path} any more; start the run again")
     return images
 
 

@@ -1,8 +1,8 @@
 """Generated images whose label is a place, a relation, a distance, a count, or does not depend on place at all.
 
 An image is a grid of cells of 4 x 4 pixels. Every pixel is dark noise, and some cells hold a bright object: one of six
-shapes, each in its own colour. Objects fill whole cells, so a ViT with patches of 4 (or 2 or 1) pixels sees an object as
-the same patch wherever it is: the multiset of patches carries nothing about place.
+shapes, each in its own colour. Objects fill whole cells, so a ViT with patches of 4 (or 2 or 1) pixels sees an object
+as the same patch wherever it is: the multiset of patches says nothing about place.
 
 | task | objects | label |
 | --- | --- | --- |
@@ -12,9 +12,8 @@ the same patch wherever it is: the multiset of patches carries nothing about pla
 | ``count`` | 1 to 8 of one shape | how many |
 | ``shape`` | one of any shape | its shape, wherever it is |
 
-``place`` is absolute, ``relation`` and ``distance`` are relative. A model without positions is at chance on ``place`` and
-``relation``; ``distance`` it cannot solve either. ``count`` and ``shape`` need no positions: a scheme that loses them does
-harm.
+``place`` is absolute, ``relation`` and ``distance`` are relative: a model without positions is at chance on them.
+``count`` and ``shape`` need no positions, so a scheme that loses them does harm.
 """
 
 from functools import lru_cache

@@ -72,6 +72,14 @@ def split(name: str) -> tuple[str, str] | None:
     return (file, cls) if colon else None
 
 
+def copy_in(folder: Path, file: str) -> Path:
+    """Names the copy of a file of a scheme in a folder, which `looking_in` takes in place of the file itself.
+
+    Whatever path it is named by: on another machine neither it nor the folder it is relative to need exist.
+    """
+    return folder / f"scheme-{hashlib.sha256(file.encode()).hexdigest()[:12]}.py"
+
+
 def digests(text: str) -> dict[str, str]:
     """Returns the SHA-256 hex digest of each file that a scheme text names.
 
@@ -80,6 +88,11 @@ def digests(text: str) -> dict[str, str]:
     """
     files = [found[0] for name, _ in parse(text) if (found := split(name))]
     return {file: hashlib.sha256(_read(file)[1]).hexdigest() for file in files}
+
+
+def source(file: str) -> bytes:
+    """Returns the content of a file of a scheme (errors as `digests`)."""
+    return _read(file)[1]
 
 
 def load(file: str) -> ModuleType:
@@ -123,7 +136,8 @@ def loaded(file: str) -> bool:
 def _read(file: str) -> tuple[Path, bytes]:
     """Returns a file's resolved path and contents."""
     given = Path(file).expanduser()
-    given = there if (there := _place.get() / given).exists() else given
+    places = (copy_in(_place.get(), file), _place.get() / given)
+    given = next((path for path in places if path.exists()), given)
     try:
         return given.resolve(), given.read_bytes()
     except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""Studies: plan (file to runs), run (one run to one result), engine (many runs), results on disk."""
+"""Studies: plan (file to runs), driver (many runs), engines, worker, run (one run to a result), results on disk."""

@@ -20,8 +20,15 @@ from vitpos.rows import check_tree, check_value
 
 # Bumped when the same config starts to mean another computation: results of another format are not skipped but redone.
 FORMAT = 1
-# Where a run happens and where its files lie do not change what it computes, so they stay out of its hash.
-PLACE = ("data.root", "data.download", "trainer.default_root_dir", "trainer.accelerator", "trainer.devices")
+# Where a run happens, where its files lie and how often it is saved do not change what it computes: not in its hash.
+PLACE = (
+    "data.root",
+    "data.download",
+    "trainer.default_root_dir",
+    "trainer.accelerator",
+    "trainer.devices",
+    "checkpoint_minutes",
+)
 # Keys of a config of ``vitpos fit`` that say how one command goes on, not what is computed.
 COMMAND = ("ckpt_path", "weights_only", "config")
 # Axes ``position.NAME`` are options of the schemes (see `vitpos.study.options`).
@@ -281,7 +288,7 @@ def check_axes(file: File) -> None:
         raise VitposError(f"axes need 'position' among them, got {', '.join(file.axes) or 'none'}")
     for key in file.axes:
         if key in PLACE:
-            raise VitposError(f"{key} cannot be an axis: it says where a run happens, not what it computes")
+            raise VitposError(f"{key} cannot be an axis: it says where or how a run happens, not what it computes")
         if "." not in key and key != "position":
             raise VitposError(f"{key} cannot be an axis: axes are config keys such as model.lr, options of the schemes "
                               f"such as position.{key}, and position; seeds are the key seeds")  # fmt: skip

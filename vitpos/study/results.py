@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,22 +14,10 @@ from typing import Any
 from vitpos.configs import flatten
 from vitpos.errors import VitposError
 from vitpos.lock import hold
-from vitpos.rows import check_failure, check_row, wrong
-from vitpos.study.plan import FORMAT, File, Run, Study, identify, read
+from vitpos.study.plan import FORMAT, File, Run, Study, read
+from vitpos.study.reading import Line, Place, Reader, Row, digest, whole, write
 
-Row = dict[str, Any]
 CHOICE = ("tuned", "tuned_edge")
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)
@@ -52,13 +38,13 @@ class Results:
             VitposError: Another one is at work, or the folder cannot be written.
         """
         taken = f"another vitpos study run works in {self.folder}; wait for it, or name another folder with --results"
-        with self._held(".lock", taken, "runs/*/*.part"):
+        with self._held(".lease", taken, "runs/*/*.part"):
             yield
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Lets one process at a time write the files beside ``runs/``; others wait (errors as `lock`)."""
-        with self._held(".report.lock", f"another report is being written to {self.folder}", "*.part", wait=600):
+        with self._held(".report.lease", f"another report is being written to {self.folder}", "*.part", wait=600):
             yield
 
     @contextlib.contextmanager
@@ -90,7 +76,12 @@ class Results:
     def of(self, run: Run) -> Path:
         """Returns the folder of a run, also where an earlier study file called its axes otherwise."""
         own = self.folder / "runs" / run.folder
-        return own if own.exists() else self.folders.get(run.mark, own)
+        return own if not self.folders or own.exists() else self.folders.get(run.mark, own)
+
+    @cached_property
+    def looks(self) -> dict[tuple[int, int, int], tuple[int, int]]:
+        """The looks of `vitpos.study.seeds.look` at these results."""
+        return {}
 
     @cached_property
     def folders(self) -> dict[str, Path]:
@@ -102,73 +93,61 @@ class Results:
         """Returns the result of a run, or None where it is missing or ``result.json`` is damaged or another run's.
 
         Without the run's folder, as in a fresh clone, ``rows.jsonl`` or ``tuning.jsonl`` counts. That of a trial that
-        was not tested counts as a trial alone.
+        was not tested counts as a trial alone. Its similarity matrix stays on disk until it is asked for.
         """
-        path = self.of(run) / "result.json"
-        row = self.read(path) if path.exists() else self.collected.get(run.hash)
+        path = self.file(run, "result.json")
+        row = self.reader.file(path)
+        if not row and not os.path.exists(path):  # noqa: PTH110 (Path is slow, and there are thousands)
+            row = self.collected.get(run.hash)
         if row and untested(row):
             row = self.collected.get(run.hash, row)
         whole = row and row["hash"] == run.hash and "error" not in row and not (run.test and untested(row))
         return row if whole else None
 
+    def file(self, run: Run, name: str) -> str:
+        """Returns the path of a file of a run, as `of` finds its folder."""
+        path = f"{self.folder}/runs/{run.folder}/{name}"
+        if os.path.exists(path) or run.mark not in self.folders:  # noqa: PTH110
+            return path
+        return str(self.of(run) / name)
+
     def failure(self, run: Run) -> Row | None:
         """Returns what a failed run left, until it is done; that of a trial also from ``tuning.jsonl``."""
-        failure = self.read(self.of(run) / "failure.json")
+        failure = self.reader.file(self.file(run, "failure.json"))
         return failure if failure and "error" in failure else self.failed_trials.get(run.hash)
 
-    def read(self, path: Path) -> Row | None:
-        """Reads a file with one row, or None where it is missing or not as it should be, which is said once."""
-        try:
-            known = path.stat()
-            state = known.st_ino, known.st_size, known.st_mtime_ns
-            if path not in self.seen or self.seen[path][0] != state:
-                content = path.read_bytes() if path.is_file() else b""  # a pipe or a device would never end
-                self.seen[path] = state, self.checked(content, str(path))
-        except OSError:
-            return None
-        return self.seen[path][1]
-
-    def checked(self, text: bytes, where: str) -> Row | None:
-        """Reads a row, or says on standard error what is wrong with it and returns None."""
-        try:
-            return parse(text)
-        except VitposError as error:
-            print(f"vitpos: warning: {where}: {error}; left out", file=sys.stderr, flush=True)
-            return None
+    @cached_property
+    def reader(self) -> Reader:
+        """Reads files with rows, each once as long as it stays as it is."""
+        return Reader(self.folder)
 
     @cached_property
-    def seen(self) -> dict[Path, tuple[tuple[int, ...], Row | None]]:
-        """The files that were read, each with its state then: studies have thousands, and are asked several times."""
-        return {}
-
-    @cached_property
-    def read_lines(self) -> list[tuple[bytes, Row | None]]:
+    def read_lines(self) -> list[tuple[Place, Line | None]]:
         """The lines of ``rows.jsonl`` and ``tuning.jsonl`` as they stand, with what they hold; None: nothing of use."""
-        found = []
-        for path in (self.folder / "rows.jsonl", self.folder / "tuning.jsonl"):
-            for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], 1):
-                if line.strip():
-                    found.append((line, self.checked(line, f"{path} line {number}")))
-        return found
+        return [each for name in ("rows.jsonl", "tuning.jsonl") for each in self.reader.table(self.folder / name)]
 
     @property
-    def lines(self) -> list[Row]:
+    def lines(self) -> list[Line]:
         """The rows of ``rows.jsonl`` and ``tuning.jsonl``, as they were when first asked for, without damaged ones."""
         return [row for _, row in self.read_lines if row]
 
     @cached_property
-    def collected(self) -> dict[str, Row]:
+    def collected(self) -> dict[str, Line]:
         """The results among the `lines`, by hash."""
         return merged(self.lines)
 
     @cached_property
-    def failed_trials(self) -> dict[str, Row]:
+    def failed_trials(self) -> dict[str, Line]:
         """The failures among the `lines`, by hash: in a fresh clone the choice has to come out the same."""
         return {row["hash"]: row for row in self.lines if "error" in row}
 
-    def stored(self) -> list[Row]:
+    def stored(self) -> list[Line]:
         """Returns every result in the folder: of `lines`, or of ``result.json`` where there is one."""
-        found = [self.read(path) for path in sorted(self.folder.glob("runs/*/result.json"))]
+        try:
+            names = sorted(os.listdir(self.folder / "runs"))  # noqa: PTH208
+        except OSError:
+            names = []
+        found = [self.reader.file(f"{self.folder}/runs/{name}/result.json") for name in names]
         return list(merged([*self.collected.values(), *found]).values())
 
     def recall(self, study: Study) -> Study:
@@ -185,7 +164,7 @@ class Results:
         """The axes of each stored run, and what its config says as position."""
         return [(row["axes"], str(row["config"].get("position"))) for row in self.stored()]
 
-    def strays(self, study: Study) -> list[Row]:
+    def strays(self, study: Study) -> list[Line]:
         """Returns the results that an earlier version of the study file asked for and this one does not."""
         planned = {run.hash for run in (*study.runs, *study.trials)}
         return [row for row in self.stored() if row["hash"] not in planned]
@@ -229,6 +208,8 @@ class Results:
     def collect(self, study: Study) -> tuple[list[Row], list[Row]]:
         """Writes ``rows.jsonl`` and, where there are trials, ``tuning.jsonl``, in the order of the plan.
 
+        A row that says the same as it did is written as it stands.
+
         Args:
             study: The study, settled (see `vitpos.study.seeds.settle`).
 
@@ -238,11 +219,39 @@ class Results:
         Raises:
             VitposError: The folder cannot be written.
         """
+        rows, failures, lines = self.gather(study)
+        damaged = [place for place, row in self.read_lines if not row]
+        try:
+            if damaged:  # a hand may yet mend them
+                with (self.folder / "damaged.jsonl").open("ab") as file:
+                    file.writelines(place.text() + b"\n" for place in damaged)
+                self.read_lines[:] = [(place, row) for place, row in self.read_lines if row]
+            for name, content in lines.items():
+                if content or name == "rows.jsonl":
+                    self.reader.write(self.folder / name, [self.written(row) for row in content])
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
+        return rows, failures
+
+    def written(self, row: Row) -> Place | bytes:
+        """Returns the line of a row: where it stands already, or its text."""
+        for line in (row, self.collected.get(row["hash"])):
+            if isinstance(line, Line) and line == row and [*line] == [*row]:
+                return line.place
+        return whole(row)
+
+    def digests(self, rows: list[Row]) -> list[bytes]:
+        """Returns the digest of the line of each row."""
+        lines = (self.written(row) for row in rows)
+        return [line.digest if isinstance(line, Place) else digest(line) for line in lines]
+
+    def gather(self, study: Study) -> tuple[list[Row], list[Row], dict[str, list[Row]]]:
+        """Returns rows and failures as `collect`, and what it writes."""
         stored = {row["hash"]: row for row in self.stored()}
         # the hash does not see axes, and an earlier version of the file may have had others for the same run
         rows, trials = (
             [
-                {**{key: value for key, value in stored.pop(run.hash).items() if key not in CHOICE}, **described(run)}
+                placed(stored.pop(run.hash), run)
                 for run in runs
                 if run.hash in stored and not (run.test and untested(stored[run.hash]))
             ]
@@ -268,18 +277,13 @@ class Results:
             "tuning.jsonl": [*trials, *(row for row in rest if "trial" in row or untested(row))]
             + [{key: value for key, value in failure.items() if key != "traceback"} for failure in failed_trials],
         }
-        damaged = [line for line, row in self.read_lines if not row]
-        try:
-            if damaged:  # a hand may yet mend them
-                with (self.folder / "damaged.jsonl").open("ab") as file:
-                    file.writelines(line + b"\n" for line in damaged)
-                self.read_lines[:] = [(line, row) for line, row in self.read_lines if row]
-            for name, content in lines.items():
-                if content or name == "rows.jsonl":
-                    write(self.folder / name, "".join(json.dumps(row) + "\n" for row in content))
-        except OSError as error:
-            raise unwritable(self.folder, error) from error
-        return rows, failures
+        return rows, failures, lines
+
+
+def placed(line: Line, run: Run) -> Row:
+    """Returns a row with its place in the study, which its hash does not see: the same run may be in others."""
+    row = {**{key: value for key, value in line.items() if key not in CHOICE}, **described(run)}
+    return line if row == line and [*row] == [*line] else row
 
 
 def terms(file: File) -> dict[str, Any]:
@@ -294,9 +298,9 @@ def untested(row: Row) -> bool:
     return row.get("tested") is False
 
 
-def merged(rows: Iterable[Row | None]) -> dict[str, Row]:
+def merged(rows: Iterable[Line | None]) -> dict[str, Line]:
     """Returns the results among rows by hash: the last of each, but one that was tested before one that was not."""
-    found: dict[str, Row] = {}
+    found: dict[str, Line] = {}
     for row in rows:
         if row and "error" not in row and not (row["hash"] in found and untested(row)):
             found[row["hash"]] = row
@@ -306,31 +310,6 @@ def merged(rows: Iterable[Row | None]) -> dict[str, Row]:
 def described(run: Run) -> Row:
     """Returns what a row says of its place in the study, which its hash does not see: the same run may be in others."""
     return {"axes": run.axes, **({"tuned": run.tuned, "tuned_edge": list(run.edge)} if run.tuned else {})}
-
-
-def parse(text: bytes) -> Row:
-    """Reads a row or failure, and checks it by itself: no file that it names is touched.
-
-    Raises:
-        VitposError: It is not whole, of another version, has a field that is out of its range, or a config that is not
-            the one of its hash.
-    """
-    try:
-        row: Row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise VitposError(f"it is not whole, or no JSON ({error})") from error
-    version = row.get("format") if isinstance(row, dict) else None
-    if type(version) is not int or version != FORMAT:
-        raise wrong("format", version, f"{FORMAT}; results of another version are made again")
-    if "error" in row:
-        check_failure(row)
-        return row
-    check_row(row)
-    if "files" in row or ".py:" not in str(row["config"].get("position")):  # earlier versions did not record the files
-        hash_ = identify(row["config"], row.get("trial"), row.get("files"))
-        if hash_ != row["hash"]:
-            raise wrong("hash", row["hash"], f"that of its config, {hash_}")
-    return row
 
 
 def differences(row: Row, study: Study) -> str:

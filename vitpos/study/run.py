@@ -32,24 +32,50 @@ from vitpos.lock import hold
 from vitpos.portraits import probes
 from vitpos.positions import text as texts
 from vitpos.provenance import commit, sources
+from vitpos.study.heartbeat import Pulse
+from vitpos.study.machine import name
 from vitpos.study.plan import CHOSEN_BY, FORMAT, Run
-from vitpos.study.results import Results, Row, described, parse, untested, unwritable, write
+from vitpos.study.reading import Reader, Row, parse, whole, write
+from vitpos.study.results import described, untested, unwritable
 from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import History, amplitude, scheme_of
 from vitpos.train.cli import VitposCLI, listed
 from vitpos.train.task import Classifier
 
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How one attempt at a run ended.
+
+    Attributes:
+        run: The run.
+        error: None where its result is there; else in one line why not, and ``failure.json`` is written.
+        lost: Whether another attempt may fare better: its worker was killed, lost or ended by the time limit, or the
+            error is none of the user's mistakes.
+    """
+
+    run: Run
+    error: str | None
+    lost: bool = False
+
+
 sources(), commit()  # kept from here on: files may change while a study runs, the code that is loaded does not
 CLEAR_PEAK = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the peak of resident memory
 
 
-def prepare(run: Run, folder: Path, *, prefix: str = "", checkpoint: Path | None = None) -> VitposCLI:
+def place_of_data(run: Run) -> tuple[str, str | None]:
+    """Returns the name of a run's data set and its root, which may be relative to the study."""
+    data = {**(ImageData.__init__.__kwdefaults__ or {}), **(run.config.get("data") or {})}
+    name, root = str(data["name"]), data["root"]
+    return name, str(run.study / root) if root and (run.study / root).exists() else root
+
+
+def prepare(run: Run, folder: Path, *, checkpoint: Path | None = None) -> VitposCLI:
     """Parses the config of a run and builds trainer, data and network, so that a mistake shows before any training.
 
     Args:
         run: The run.
         folder: Where its files go.
-        prefix: What its lines of progress begin with.
         checkpoint: What training will go on from.
 
     Raises:
@@ -57,16 +83,18 @@ def prepare(run: Run, folder: Path, *, prefix: str = "", checkpoint: Path | None
     """
     config = copy.deepcopy(run.config)  # jsonargparse changes what it is given
     config["trainer"] = {**config.get("trainer", {}), "default_root_dir": str(folder)}
+    if isinstance(devices := config["trainer"].get("devices"), list) and len(devices) == 1:
+        config["trainer"]["devices"] = 1  # which one is the engine's choice
     if config["trainer"].get("fast_dev_run"):
         raise VitposError("trainer.fast_dev_run tries the code out; what comes of it is no result of a study")
-    if (root := (config.get("data") or {}).get("root")) and (run.study / root).exists():
-        config["data"]["root"] = str(run.study / root)
+    if (root := place_of_data(run)[1]) is not None:
+        config["data"]["root"] = root
     for logger in listed(config["trainer"].get("logger")):  # each run's own, for several run at once
         options = logger.get("init_args", {}) if isinstance(logger, dict) else {}
         if options.get("save_dir"):
             options["save_dir"] = str(folder / options["save_dir"])
     with texts.looking_in(run.study):
-        cli = VitposCLI(config, run=False, prefix=prefix or run.label, checkpoint=checkpoint)
+        cli = VitposCLI(config, run=False, prefix=run.label, checkpoint=checkpoint)
     cli.model.run_hash = run.hash
     every, epochs = cli.trainer.check_val_every_n_epoch, cli.trainer.max_epochs or 0
     if run.trial and every and epochs > 0 and epochs % every:
@@ -81,16 +109,13 @@ def prepare(run: Run, folder: Path, *, prefix: str = "", checkpoint: Path | None
     return cli
 
 
-def execute(run: Run, folder: Path, prefix: str = "") -> str | None:
+def execute(run: Run, folder: Path, engine: str = "") -> Outcome:
     """Carries a run out, or on from its last checkpoint, and writes ``result.json`` last; or ``failure.json``.
 
     Args:
         run: The run.
         folder: Where its files go.
-        prefix: What its lines of progress begin with.
-
-    Returns:
-        None, or in one line why it failed.
+        engine: Name of the engine, for the heartbeat.
 
     Raises:
         VitposError: The folder cannot be written or the disk is full.
@@ -98,12 +123,16 @@ def execute(run: Run, folder: Path, prefix: str = "") -> str | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # of an interrupted study, say, whose processes end some seconds after it
-        with hold(folder / ".lock", f"another process works in {folder}", wait=60), texts.looking_in(run.study):
+        with (
+            hold(folder / ".lease", f"another process works in {folder}", wait=60),
+            texts.looking_in(run.study),
+            Pulse(folder, engine) as pulse,
+        ):
             (folder / "failure.json").unlink(missing_ok=True)
-            text = json.dumps(train(run, folder, prefix))
-            parse(text.encode())  # better now than as a result that is never taken
-            write(folder / "result.json", text)
-        return None
+            text = whole(train(run, folder, pulse))
+            parse(text)  # better now than as a result that is never taken
+            write(folder / "result.json", [text])
+        return Outcome(run, None)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise unwritable(folder, error) from error  # no other run would fare better
@@ -114,12 +143,13 @@ def execute(run: Run, folder: Path, prefix: str = "") -> str | None:
         return give_up(run, folder, error)
 
 
-def give_up(run: Run, folder: Path, error: BaseException) -> str:
-    """Records the error that ended a run, and returns it in one line."""
+def give_up(run: Run, folder: Path, error: BaseException) -> Outcome:
+    """Records the error that ended a run."""
     if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
         error = error.__context__  # Lightning makes an exit code of it
     text = f"{type(error).__name__ if not isinstance(error, VitposError) else ''} {error}"
-    return fail(run, folder, text, "".join(traceback.format_exception(error)))
+    trace = "".join(traceback.format_exception(error))
+    return Outcome(run, fail(run, folder, text, trace), not isinstance(error, VitposError))
 
 
 def fail(run: Run, folder: Path, error: str, trace: str = "") -> str:
@@ -133,7 +163,7 @@ def fail(run: Run, folder: Path, error: str, trace: str = "") -> str:
     return text
 
 
-def train(run: Run, folder: Path, prefix: str) -> Row:
+def train(run: Run, folder: Path, pulse: Pulse) -> Row:
     """Trains and, unless it is a trial that was not chosen, tests, and makes the row.
 
     A trial that was chosen goes on from the checkpoint after its last epoch, so that nothing is left to train.
@@ -142,7 +172,8 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
         VitposError: Training was cut short or went to a loss that is not finite, or a trial has no validation accuracy
             to choose by.
     """
-    cli, last = begin(run, folder, prefix)
+    cli, last = begin(run, folder)
+    pulse.cli = cli
     if dataclasses.replace(run).hash != run.hash:  # a new object reads the file of the scheme again
         raise VitposError(f"the file of {run.axes['position']} changed since the study began; start the study again")
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
@@ -166,7 +197,7 @@ def train(run: Run, folder: Path, prefix: str) -> Row:
     diverged = [f"{key} {value}" for key, value in metrics.items() if not math.isfinite(value)]
     if diverged:
         raise VitposError(f"the loss is not finite after training ({', '.join(diverged)})")
-    before = Results(folder).read(folder / "result.json") if last else None
+    before = Reader(folder).file(str(folder / "result.json")) if last else None
     if before and before["hash"] == run.hash and untested(before):  # a trial that was chosen, trained before
         kept = {key: value for key, value in before.items() if key != "tested"}
         made = {**before["environment"], "sources": model.sources}  # of the test too
@@ -211,7 +242,7 @@ def cut_short(trainer: Trainer) -> bool:
     return not whole and any(time is not None and time <= 0 for time in left)
 
 
-def begin(run: Run, folder: Path, prefix: str) -> tuple[VitposCLI, Path | None]:
+def begin(run: Run, folder: Path) -> tuple[VitposCLI, Path | None]:
     """Prepares a run to go on from its newest whole checkpoint, returned too, or to start over where there is none.
 
     Raises:
@@ -222,17 +253,15 @@ def begin(run: Run, folder: Path, prefix: str) -> tuple[VitposCLI, Path | None]:
         try:
             if (other := checkpoints.read(file)["vitpos"]["hash"]) != run.hash:
                 raise checkpoints.CheckpointError(f"{file} is of another run ({other}, not {run.hash})")
-            cli = prepare(run, folder, prefix=prefix, checkpoint=file)
+            cli = prepare(run, folder, checkpoint=file)
             cli.check_checkpoint()
             return cli, file
         except checkpoints.CheckpointError as error:
-            print(
-                f"{prefix}  {error}; {'starting over' if file == files[-1] else 'trying the one before'}".lstrip(),
-                flush=True,
-            )
+            way = "starting over" if file == files[-1] else "trying the one before"
+            print(f"{run.label}  {error}; {way}", flush=True)
             file.unlink()
     checkpoints.discard(folder)
-    return prepare(run, folder, prefix=prefix), None
+    return prepare(run, folder), None
 
 
 def answers(model: Classifier, data: ImageData) -> Row:
@@ -319,15 +348,6 @@ def environment(precision: str, device: str, used: list[str]) -> dict[str, Any]:
 
 def hardware(device: str) -> str:
     """Names the GPU, or the processor with the threads in use and the cores there are."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text(encoding="utf-8").splitlines()
-            if "model name" in line
-        ]
-        model = names[0] if names else model
-    return f"{model}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    return (
+        name(device) if device == "cuda" else f"{name(device)}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    )

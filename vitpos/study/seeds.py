@@ -7,6 +7,7 @@ from typing import Any
 from vitpos.study import tuning
 from vitpos.study.plan import Study, expand, read
 from vitpos.study.results import Results
+from vitpos.text import plural
 
 
 def settle(study: Study, results: Results, step: int = 1) -> Study:
@@ -44,17 +45,27 @@ def look(study: Study, results: Results) -> tuple[int, int, int]:
     from vitpos.analysis.runs import frame
     from vitpos.analysis.verdict import verdicts
 
-    waiting = {run.seed for run in study.runs if not (results.row(run) or results.failure(run) or run.blocked)}
+    rows = {run.hash: row for run in study.runs if (row := results.row(run))}
+    waiting = {run.seed for run in study.runs if not (run.hash in rows or results.failure(run) or run.blocked)}
     through = {run.seed for run in study.runs} - waiting
     whole = next(seed for seed in itertools.count() if seed not in through)
     runs = [run for run in study.runs if run.seed < whole]
     planned = [{"axes": run.axes, "seed": run.seed} for run in runs]
-    rows = [{**row, "axes": run.axes} for run in runs if (row := results.row(run))]
-    if not rows:
+    done = [{**rows[run.hash], "axes": run.axes} for run in runs if run.hash in rows]
+    if not done:
         return whole, 0, 1
-    failures = [each for run, each in zip(runs, planned, strict=True) if not results.row(run)]
-    found = verdicts(frame(rows, study.comparison.metric), study.comparison, failures, planned)
-    return whole, int((found["verdict"] != "undecided").sum()) if len(found) else 0, len(found)
+    failures = [each for run, each in zip(runs, planned, strict=True) if run.hash not in rows]
+    state = whole, len(done), len(failures)
+    if state not in results.looks:  # a command looks at the same results more than once
+        found = verdicts(frame(done, study.comparison.metric), study.comparison, failures, planned)
+        results.looks[state] = int((found["verdict"] != "undecided").sum()) if len(found) else 0, len(found)
+    return whole, *results.looks[state]
+
+
+def looked(study: Study, results: Results) -> str:
+    """Says how far a study is whose seeds are added until all is decided."""
+    whole, decided, comparisons = look(study, results)
+    return f"after {plural(whole, 'seed')}: {decided} of {plural(comparisons, 'comparison')} decided"
 
 
 def amend(study: Study, results: Results) -> tuple[Study, list[str]]:
@@ -64,9 +75,6 @@ def amend(study: Study, results: Results) -> tuple[Study, list[str]]:
         The study with as many comparisons in its family as were stated at first, at least, and in words what was added
         or left out after there were results.
     """
-    from vitpos.analysis.runs import Variant
-    from vitpos.analysis.verdict import pairs
-
     kept = results.folder / "study.yaml"
     if not kept.exists() or not results.stored():
         return study, []
@@ -82,6 +90,9 @@ def amend(study: Study, results: Results) -> tuple[Study, list[str]]:
 
     changed("seeds", list(map(str, first.seed_list)), list(map(str, now.seed_list)))
     if first.axes != now.axes:
+        from vitpos.analysis.runs import Variant  # imports scipy
+        from vitpos.analysis.verdict import pairs
+
         bare = dataclasses.replace(first, overrides={}, seeds=[0], tune={})
         runs, _ = expand({}, bare, study.path.parent.resolve(), results.settings)
         then, here = (list(dict.fromkeys(Variant.of(run.axes) for run in each)) for each in (runs, study.runs))

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from vitpos.analysis.runs import Row, Variant, by_epoch, frame
+from vitpos.analysis.tables import leaders
 from vitpos.errors import VitposError
 from vitpos.text import slug
 
@@ -16,7 +18,7 @@ _METRICS = {"val/accuracy": "validation accuracy", "train/loss": "training loss"
 
 
 def write_curves(rows: Sequence[Row], folder: Path) -> Path:
-    """Writes one summary run per variant: mean, lowest and highest over seeds by epoch, with margin charts.
+    """Writes one summary run per variant, or only of the best if there are many: mean and range over seeds by epoch.
 
     Tags are ``val/accuracy/mean``, ``.../low``, ``.../high`` and the same for ``train/loss``; the charts are in the
     "custom scalars" tab.
@@ -31,16 +33,17 @@ def write_curves(rows: Sequence[Row], folder: Path) -> Path:
     Raises:
         VitposError: If there are no rows, or the folder cannot be written.
     """
-    groups = {
-        variant: own["row"].tolist() for variant, own in frame(rows, "val/accuracy").groupby("variant", sort=True)
-    }
+    runs = frame(rows, "val/accuracy")
+    kept = leaders(runs, runs[:0])
+    groups = {v: own["row"].tolist() for v, own in runs.groupby("variant", sort=True) if v in kept}
     target = Path(folder) / "tensorboard"
     part = target.with_name(".tensorboard.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
+        names = Counter(_plain(variant).lower() for variant in groups)  # some file systems ignore case
         for variant, runs in groups.items():
-            _write(part / _folder(variant, list(groups)), runs)
+            _write(part / _folder(variant, names), runs)
         if target.exists():
             shutil.rmtree(target)
         part.rename(target)
@@ -64,13 +67,12 @@ def _write(folder: Path, rows: Sequence[Row]) -> None:
         file.rename(folder / "events.out.tfevents.summary")  # the writer's name has the host's name and the time in it
 
 
-def _folder(variant: Variant, variants: Sequence[Variant]) -> str:
+def _plain(variant: Variant) -> str:
+    return slug(variant.label).strip(".")[:150]
+
+
+def _folder(variant: Variant, names: Counter[str]) -> str:
     """Names the folder of a variant: readable, short, never ``..``, and not that of another variant."""
-
-    def plain(v: Variant) -> str:
-        return slug(v.label).strip(".")[:150]
-
-    name = plain(variant)
-    alike = [v for v in variants if plain(v).lower() == name.lower()]  # some file systems ignore case
-    whole = name and len(variant.label) <= 150 and len(alike) == 1
+    name = _plain(variant)
+    whole = name and len(variant.label) <= 150 and names[name.lower()] == 1
     return name if whole else f"{name}-{hashlib.sha256(variant.label.encode()).hexdigest()[:8]}"

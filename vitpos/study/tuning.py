@@ -69,6 +69,19 @@ def at_edge(point: Mapping[str, Any], tune: Mapping[str, Sequence[Any]]) -> tupl
     return tuple(found)
 
 
+def chosen(choice: Choice) -> str:
+    """Says what tuning chose for a variant and seed."""
+    others = (f"{k}={v}" for k, v in choice.axes.items() if k != "position")
+    name = ", ".join([choice.axes["position"], *others, f"seed {choice.seed}"])
+    if choice.values is None:
+        return f"tuning {name}: {choice.error or 'not yet chosen, trials are missing'}"
+    values = ", ".join(
+        f"{k}={v}" + (", the edge of its grid" if k in choice.edge else "") for k, v in choice.values.items()
+    )
+    lost = [", ".join(map(str, point.values())) for point, score in choice.scores if score is None]
+    return f"tuning {name}: {values}" + (f"; no score for {'; '.join(lost)}" if lost else "")
+
+
 def to_do(study: Study, results: Results) -> list[Run]:
     """Returns the trials of a settled study that have no result; failed ones only until the choice was tested."""
     tested = {(repr(run.axes), run.seed) for run in study.runs if results.row(run)}

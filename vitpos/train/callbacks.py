@@ -118,7 +118,35 @@ class Similarity(L.Callback):
 
 
 class Last(ModelCheckpoint):
-    """Keeps the checkpoint that a run goes on from; of a class of its own, so that users can add theirs beside it."""
+    """Keeps ``last.ckpt``, from which a run goes on: after each epoch, and inside of long ones by time.
+
+    Of a class of its own, so that users can add a ModelCheckpoint beside it.
+
+    Args:
+        folder: Folder of the run.
+        minutes: Minutes of training since the last checkpoint after which one is written inside an epoch; 0 is never.
+    """
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        super().__init__(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+        self.file, self.seconds = folder / "last.ckpt", 60 * minutes
+        self.began = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock: an epoch ends with a checkpoint."""
+        self.began = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves if it is time, except before a validation, which Lightning would skip on resuming, and at the end."""
+        loop, trial = trainer.fit_loop, trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trial or not self.seconds or time.monotonic() - self.began < self.seconds:
+            return
+        validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
+        if batch_idx + 1 < trainer.num_training_batches and not validates:
+            trainer.save_checkpoint(self.file)
+            self.began = time.monotonic()
 
 
 class SaveConfig(SaveConfigCallback):

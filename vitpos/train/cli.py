@@ -29,7 +29,7 @@ from vitpos.train import checkpoint as checkpoints
 from vitpos.train.callbacks import Bar, EpochLines, History, Last, SaveConfig, Similarity
 from vitpos.train.flags import check_flags, check_length, in_one_process
 from vitpos.train.parser import Parser, refused
-from vitpos.train.speed import keep_memory
+from vitpos.train.speed import keep_memory, use_tf32
 from vitpos.train.task import Classifier
 
 
@@ -90,8 +90,14 @@ class VitposCLI(LightningCLI):
         return {"fit": skipped, "validate": skipped, "test": skipped}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds ``--position`` and links the seed to model and data."""
+        """Adds ``--position`` and ``--checkpoint_minutes``, and links the seed to model and data."""
         parser.add_argument("--position", type=str, default="none", help="Scheme, such as sinusoidal_2d(scale=1).")
+        parser.add_argument(
+            "--checkpoint_minutes",
+            type=float,
+            default=10.0,
+            help="Minutes of training after which a checkpoint is written inside an epoch too; 0: after epochs only.",
+        )
         parser.link_arguments("position", "model.position")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -202,6 +208,9 @@ class VitposCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         folder = self.folder
         check_flags(config)
+        minutes = self._get(self.config_init, "checkpoint_minutes")
+        if not minutes >= 0:  # written so that NaN fails too
+            raise VitposError(f"checkpoint_minutes is {minutes}; it must be at least 0 (0: after whole epochs only)")
         if self.subcommand in (None, "fit"):
             self.claim(folder)
         files = checkpoints.candidates(folder) if self.subcommand == "fit" else []
@@ -211,9 +220,10 @@ class VitposCLI(LightningCLI):
                 "--trainer.default_root_dir"
             )
         kwargs["default_root_dir"] = folder
+        if on_gpu(config.accelerator):
+            use_tf32(config.precision is None)
         if config.precision is None:
             kwargs["precision"] = chosen_precision(config.accelerator)
-            torch.backends.cuda.matmul.fp32_precision = "tf32"  # for products that stay in float32
         elif str(config.precision).startswith("bf16") and on_gpu(config.accelerator) and not fast_bf16("cuda"):
             raise VitposError(
                 f"trainer.precision is {config.precision}, but {torch.cuda.get_device_name()} has no bfloat16; "
@@ -237,8 +247,7 @@ class VitposCLI(LightningCLI):
             *(bars if bar or theirs else [EpochLines(folder, self.prefix or folder.name, history)]),
         ]
         if config.enable_checkpointing is not False:
-            last_epoch = Last(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-            kwargs["callbacks"].append(last_epoch)
+            kwargs["callbacks"].append(Last(folder, minutes))
         if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
             kwargs["plugins"].append(checkpoints.WholeFiles())
         if config.logger in (None, True):
@@ -265,7 +274,7 @@ class VitposCLI(LightningCLI):
                 raise PermissionError(errno.EACCES, "it is read-only")
             if self.subcommand == "fit":
                 taken = f"another vitpos fit works in {folder}; wait for it, or name another folder with "
-                self.held.enter_context(hold(folder / ".lock", f"{taken}--trainer.default_root_dir"))
+                self.held.enter_context(hold(folder / ".lease", f"{taken}--trainer.default_root_dir"))
                 for part in folder.glob("*.part"):  # left by a killed process
                     part.unlink()
         except OSError as error:

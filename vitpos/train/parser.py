@@ -96,10 +96,12 @@ def refused(error: Exception) -> VitposError | None:
         error: Exception raised while setting up or running a run.
 
     Returns:
-        The error to raise instead; None if the exception is not about options.
+        The error to raise instead, also if the GPU runs out of memory; None if the exception is not about options.
     """
     if isinstance(error, VitposError | OSError):
         return None
+    if isinstance(error, torch.OutOfMemoryError):
+        return VitposError(f"{' '.join(str(error).split())[:200]} (try a smaller data.batch_size)")
     helpers = (TORCH, f"{LIGHTNING}_")  # and lightning_utilities: the caller decides whose error it is
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(helpers)]
     text = re.sub(r"<(?:\w+\.)*(\w+) object at 0x\w+>", r"\1", " ".join(str(error).split()))

@@ -30,6 +30,16 @@ def keep_memory() -> None:
         libc.mallopt(M_TOP_PAD, 2**26)
 
 
+def use_tf32(use: bool) -> None:
+    """Sets whether a GPU computes products of float32 in TF32, for the process, and so anew for each run.
+
+    By the older of torch's two ways: after the newer one, `torch.get_float32_matmul_precision`, which Lightning calls
+    on GPUs from Ampere on, raises an error.
+    """
+    torch.set_float32_matmul_precision("high" if use else "highest")
+    torch.backends.cudnn.allow_tf32 = use
+
+
 def choose_attention(net: VisionTransformer, attention: Attention, device: str, precision: str) -> None:
     """Sets whether the attentions of a network use the fused operation.
 

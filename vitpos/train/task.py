@@ -202,12 +202,6 @@ class Classifier(L.LightningModule):
                 if (gradient := self._brought["gradients"].get(name)) is not None:
                     parameter.grad = gradient.to(parameter.device)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Adds the epoch's sums from before a resume."""
-        if self._brought:
-            checkpoints.add_sums(self._brought["sums"], self.trainer)
-            self._brought = {}
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Computes logits (B, classes) from normalised images (B, C, H, W)."""
         if self.net is None:
@@ -229,10 +223,13 @@ class Classifier(L.LightningModule):
         return F.cross_entropy(logits, targets, label_smoothing=smoothing), logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Computes the loss of a batch."""
+        """Computes the loss of a batch, and after a resume adds the epoch's sums from before it."""
         images, labels = batch
         loss, logits = self.step(*(batch if self.mix is None else self.mix(images, labels)))
         self.record("train", loss.detach(), logits, labels)
+        if self._brought:  # here, since callbacks may save a checkpoint when this batch ends
+            checkpoints.add_sums(self._brought["sums"], self.trainer)
+            self._brought = {}
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -1,83 +1,97 @@
-"""Many runs at a time: order, killed workers, interrupts."""
+"""Runs in worker processes: one that is killed costs its own run alone, and none outlives its parent."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-import torch
 
-from vitpos.errors import VitposError
-from vitpos.study import engine, plan
+from vitpos.study import plan
+from vitpos.study.engines import Limits, Outcome, local
 from vitpos.study.results import Results
 
 TASKS = Path("/proc/self/task")
 
 
+def test_slots_by_default(monkeypatch):
+    assert local.default_slots() == len(os.sched_getaffinity(0))
+    monkeypatch.setattr("vitpos.study.machine.visible_gpus", lambda: ["0", "1", "2"])
+    assert local.default_slots() == 3
+
+
+class FakeProcess:
+    """A worker process that is never started; it notes the GPU that it would see."""
+
+    pid, exitcode = 2**30, None  # of no process
+
+    def __init__(self, seen, pipe):
+        self.seen, self.pipe = seen, Connection(os.dup(pipe.fileno()))
+        self.sentinel = os.open(os.devnull, os.O_RDONLY)
+
+    def start(self):
+        self.seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+    def is_alive(self):
+        return True
+
+    def kill(self):
+        pass
+
+    def join(self, timeout=None):
+        pass
+
+
 @pytest.fixture
-def small(study_file, tmp_path):
-    """The runs of the small study, and where they go."""
-    study, results = plan.load(study_file()), Results(tmp_path / "results")
-    return list(study.runs), results
+def seen(monkeypatch):
+    """What GPU each worker would see; no process is started."""
+    seen, context = [], local.get_context("spawn")
+    monkeypatch.setattr(context, "Process", lambda target, args: FakeProcess(seen, args[0]), raising=False)
+    monkeypatch.setattr(local, "get_context", lambda method: context)
+    return seen
 
 
-def test_runs_start_in_order_and_failures_are_counted(small, in_process, monkeypatch):
-    runs, results = small
-    started, lines = [], []
-
-    def execute(run, folder, prefix):
-        started.append((run, folder, prefix))
-        return "broken" if run.seed else None
-
-    monkeypatch.setattr(engine, "execute", execute)
-    monkeypatch.setattr(engine, "summary", lambda results, run: "fine")
-    assert engine.run_all(runs, results, workers=2, say=lines.append) == 2
-    assert started == [(run, results.of(run), run.label) for run in runs]
-    assert sorted(line.split(":")[1].split(";")[0] for line in lines) == [" failed", " failed", " fine", " fine"]
-    assert [line[:5] for line in lines] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
-    assert lines[-1].endswith("; 0 s left")
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_worker_whose_run_crashed_gets_no_other(study_file, tmp_path, seen, lost):
+    runs = plan.load(study_file()).runs
+    with local.Local(Results(tmp_path), Limits(), 1) as engine:
+        engine.start(runs[0])
+        (first,) = engine.workers
+        first.process.pipe.send(Outcome(runs[0], "it broke", lost))
+        assert [outcome.error for outcome in engine.wait(60)] == ["it broke"]
+        engine.start(runs[1])
+        assert (engine.workers == [first]) is not lost
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_only_the_killed_run_fails(small, in_process, monkeypatch, workers):
-    runs, results = small
-    tried = []
-
-    def execute(run, folder, prefix):
-        tried.append(run)
-        if run is runs[1]:
-            raise BrokenProcessPool
-        return None
-
-    monkeypatch.setattr(engine, "execute", execute)
-    monkeypatch.setattr(engine, "summary", lambda results, run: "fine")
-    assert engine.run_all(runs, results, workers=workers, say=lambda line: None) == 1
-    assert set(map(id, tried)) == set(map(id, runs))
-    failures = [results.failure(run) for run in runs]
-    assert [failure is not None for failure in failures] == [False, True, False, False]
-    assert failures[1]["error"] == "its process was killed"
+@pytest.mark.parametrize("given", [None, "3,5"])
+def test_each_worker_sees_one_gpu_in_turn_and_an_idle_one_is_used_again(study_file, tmp_path, monkeypatch, seen, given):
+    runs = plan.load(study_file(seeds=[0, 1, 2])).runs
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "5"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    with local.Local(Results(tmp_path), Limits(), 4) as engine:
+        for run in runs[:4]:
+            engine.start(run)
+        assert seen == ["3", "5", "3", "5"]
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == given
+        engine.workers[1].run = None
+        engine.start(runs[4])
+        assert engine.workers[1].run is runs[4]
+        assert len(seen) == 4
 
 
-def test_what_no_run_can_mend_ends_the_study(small, in_process, monkeypatch):
-    runs, results = small
-
-    def execute(run, folder, prefix):
-        raise VitposError("cannot write")
-
-    monkeypatch.setattr(engine, "execute", execute)
-    with pytest.raises(VitposError, match="cannot write"):
-        engine.run_all(runs, results, workers=2, say=lambda line: None)
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-
-
-def test_workers_by_default(monkeypatch):
-    assert engine.default_workers() == len(os.sched_getaffinity(0))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert engine.default_workers() == 1
+def test_workers_are_added_where_it_pays_and_a_fixed_number_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1"])
+    assert local.Local(Results(tmp_path), Limits(), 3).sharing is None
+    engine = local.Local(Results(tmp_path), Limits())
+    assert engine.slots == 2
+    monkeypatch.setattr(engine.sharing, "look", lambda beats: 3)
+    assert engine.wait(0) == []
+    assert engine.slots == 6
 
 
 def descendants(pid):
@@ -203,7 +217,7 @@ def test_a_worker_that_is_killed_does_not_stop_the_others(study_file, tmp_path):
 
 
 ENDS = """
-import os, sys
+import os, sys, time
 from lightning.pytorch import Callback
 
 class Ends(Callback):
@@ -217,6 +231,8 @@ class Ends(Callback):
                 os._exit(7)
             case 3:
                 os.abort()
+            case 5:
+                time.sleep(1000)
 """
 
 
@@ -224,10 +240,11 @@ class Ends(Callback):
 def test_however_a_run_ends_the_others_go_on(study_file, tmp_path):
     (tmp_path / "ends.py").write_text(ENDS)
     overrides = {"trainer.callbacks": [{"class_path": "ends.Ends"}]}
-    file = study_file(seeds=[0, 1, 2, 3, 4], axes={"position": ["learned"]}, overrides=overrides)
+    file = study_file(seeds=[0, 1, 2, 3, 4, 5], axes={"position": ["learned"]}, overrides=overrides)
     command = [sys.executable, "-c", "import sys; from vitpos.cli.main import main; sys.exit(main())"]
     done = subprocess.run(
-        [*command, "study", "run", str(file), "--results", str(tmp_path / "results"), "--workers", "2"],
+        [*command, "study", "run", str(file), "--results", str(tmp_path / "results"), "--workers", "2",
+         "--retries", "0", "--run-timeout", "60"],
         capture_output=True, text=True, check=False, env=beside(tmp_path),
     )  # fmt: skip
     assert done.returncode == 1
@@ -236,5 +253,8 @@ def test_however_a_run_ends_the_others_go_on(study_file, tmp_path):
     assert [failure and failure["error"] for failure in failures] == [
         "SystemExit 3", "KeyboardInterrupt", "its process ended itself with exit code 7",
         "its process was killed by SIGABRT", None,
+        f"ran longer than --run-timeout 60 s; hung in {tmp_path}/ends.py:17 on_train_epoch_start",
     ]  # fmt: skip
+    assert "on_train_epoch_start" in failures[3]["traceback"]  # where it crashed
+    assert "ends.py" in failures[5]["traceback"]
     assert results.row(study.runs[4])
