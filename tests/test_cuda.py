@@ -219,7 +219,7 @@ def test_a_checkpoint_of_the_gpu_is_evaluated_on_the_cpu(tmp_path, capsys):
 def test_a_run_of_a_study_says_what_it_ran_on(tmp_path):
     config = copy.deepcopy(CONFIG)
     del config["trainer"]["precision"], config["model"]["compile"]  # as by default
-    assert execute(plan.Run({"position": "learned"}, 0, config), tmp_path / "run") is None
+    assert execute(plan.Run({"position": "learned"}, 0, config), tmp_path / "run").error is None
     row = json.loads((tmp_path / "run" / "result.json").read_text())
     assert row["environment"]["device"] == DEVICE
     assert row["peak_memory_mb"] > 0

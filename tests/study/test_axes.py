@@ -106,7 +106,7 @@ def test_an_option_from_file_to_report(study_file, in_process, tmp_path, capsys)
     assert "small: 8 runs, 0 done before and skipped, 8 to do" in printed
     assert "position.scale leaves out none, cpe: no such option, so run once, not once a value" in printed
     # each of the two is compared with learned at both amplitudes
-    for text in ("none, position.scale=0.02", "none, position.scale=0.7", "cpe, position.scale=0.02"):
+    for text in ("none, position.scale = 0.02", "none, position.scale = 0.7", "cpe, position.scale = 0.02"):
         assert text in printed
     results, study = Results(tmp_path / "results" / "small"), plan.load(file)
     lines = [json.loads(line) for line in (results.folder / "rows.jsonl").read_text().splitlines()]
@@ -166,4 +166,4 @@ def test_config_keys_and_options_in_one_report(study_file, in_process, tmp_path,
     assert "6 runs, 0 done before" in printed
     rows, _ = Results(tmp_path / "results" / "small").collect(plan.load(file))
     assert len(rows) == 6
-    assert printed.count("none, data.train_fraction=0.3, position.scale=0.02") >= 1
+    assert printed.count("none, data.train_fraction = 0.3, position.scale = 0.02") >= 1

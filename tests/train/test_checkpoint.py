@@ -374,7 +374,11 @@ def test_a_file_that_only_the_checkpoint_names_is_not_run(tmp_path, monkeypatch,
     for command in ("fit", "validate", "test"):
         for words in ([], ["--position", "none"]):
             refused(
-                command, "--ckpt_path", "run", *words, expected=["run only if you name it", "--position 'mine.py:Mine'"]
+                command,
+                "--ckpt_path",
+                "run",
+                *words,
+                expected=["runs only if you name it", "--position 'mine.py:Mine'"],
             )
     assert not Path("run_it").exists()
     more = ["--ckpt_path", "run", "--position", "mine.py:Mine"]

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import lightning
@@ -87,7 +88,7 @@ CALLBACKS = {
     "BatchSizeFinder": ({"max_val": 128, "steps_per_trial": 1}, WORKS),
     "Callback": ({}, WORKS),
     "Checkpoint": ({}, WORKS),
-    "DeviceStatsMonitor": ({}, "psutil"),
+    "DeviceStatsMonitor": ({}, WORKS if find_spec("psutil") else "psutil"),
     "EMAWeightAveraging": ({}, WORKS),
     "EarlyStopping": ({"monitor": "val/loss"}, WORKS),
     "GradientAccumulationScheduler": ({"scheduling": "{0: 2}"}, WORKS),
