@@ -134,3 +134,19 @@ def done(done_once, tmp_path) -> Done:
     """A copy of the finished study for a test to change."""
     shutil.copytree(done_once.file.parent, tmp_path, dirs_exist_ok=True)
     return Done(tmp_path / done_once.file.name, tmp_path / "results", done_once.printed)
+
+
+@pytest.fixture
+def refused(capsys):
+    """Returns a function that runs a command that must be refused, and returns its one line."""
+    from vitpos.cli.main import main
+
+    def run(*words, expected=()):
+        assert main([str(word) for word in words]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("vitpos: error: ")
+        assert error.count("\n") == 1
+        assert all(str(text) in error for text in expected), error
+        return error
+
+    return run

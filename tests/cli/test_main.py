@@ -28,22 +28,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def refused(capsys):
-    """Returns a function that runs a command that must be refused, and returns its one line."""
-
-    def run(*words, expected=()):
-        assert main([str(word) for word in words]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("vitpos: error: ")
-        assert error.count("\n") == 1
-        for text in expected:
-            assert text in error
-        return error
-
-    return run
-
-
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

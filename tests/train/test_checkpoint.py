@@ -30,20 +30,6 @@ def fit(folder, *words, code=0):
     return folder
 
 
-@pytest.fixture
-def refused(capsys):
-    """Returns a function that runs a command that must be refused in one line, and returns it."""
-
-    def run(*words, expected=()):
-        assert main([str(word) for word in words]) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        assert all(str(text) in error for text in expected), error
-        return error
-
-    return run
-
-
 def saving(at, stop=False):
     """Makes all runs save after the batches ``at``, counted over epochs, as ``<batch>.ckpt``, and maybe stop there."""
 
@@ -142,30 +128,6 @@ def test_a_run_that_was_cut_inside_an_epoch_goes_on_from_its_checkpoint_by_time(
         assert checkpoints.done(checkpoints.read(tmp_path / "run" / "last.ckpt")) == divmod(saved, 8)
     fit(tmp_path / "run", "--ckpt_path", "last")
     assert same(whole, tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("words", "written"),
-    [
-        ([], 2),
-        (["--checkpoint_minutes", 1e-9], 16),
-        pytest.param(["--checkpoint_minutes", 0], 2, marks=pytest.mark.slow),
-    ],
-)
-def test_a_checkpoint_an_epoch_unless_it_is_long(tmp_path, monkeypatch, words, written):
-    files, save = [], WholeFiles.save_checkpoint
-    monkeypatch.setattr(
-        WholeFiles, "save_checkpoint", lambda *args, **given: (files.append(args), save(*args, **given))
-    )
-    fit(tmp_path, *SMALL, "--trainer.max_epochs", 2, *words)
-    assert len(files) == written
-
-
-@pytest.mark.parametrize("minutes", ["-1", "nan", "often"])
-def test_minutes_that_are_no_time(tmp_path, refused, minutes):
-    refused("fit", *SMALL, "--checkpoint_minutes", minutes, "--trainer.default_root_dir", tmp_path,
-            expected=["checkpoint_minutes", minutes])  # fmt: skip
-    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_between_the_last_batch_of_an_epoch_and_its_end_nothing_goes_on(whole, tmp_path, refused):

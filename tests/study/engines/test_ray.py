@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import until
 
 pytest.importorskip("ray")
 
@@ -164,14 +165,6 @@ def descendants(pid):
         found += children
         todo += [child for child, _ in children]
     return found
-
-
-def until(condition, seconds=600):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.2)
-    return value
 
 
 def write_images(folder, count=100):

@@ -6,10 +6,10 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 pytest.importorskip("submitit")
 
@@ -163,14 +163,6 @@ def processes(word):
     shown = subprocess.run(["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     lines = (line.split(None, 2) for line in shown.splitlines()[1:])
     return {int(pid): int(parent) for pid, parent, args in lines if word in args}
-
-
-def until(condition, seconds=600):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.2)
-    return value
 
 
 @pytest.mark.slow
